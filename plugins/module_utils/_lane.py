@@ -1,0 +1,195 @@
+# Copyright (c) 2026, keyslot.redis contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# This module util is **PRIVATE** to the collection: it can change in breaking ways at any time.
+
+"""What a mover is given for one lane, the way from one primary to another, and what it tells."""
+
+from __future__ import annotations
+
+import threading
+import time
+import typing as t
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from ansible_collections.keyslot.redis.plugins.module_utils._cluster import Cluster
+from ansible_collections.keyslot.redis.plugins.module_utils._plan import Move
+from ansible_collections.keyslot.redis.plugins.module_utils._server import Command, Reply, Server
+from ansible_collections.keyslot.redis.plugins.module_utils._topology import Topology
+
+
+@dataclass(frozen=True)
+class Movement:
+    """The movement options, as users give them."""
+
+    method: str = "auto"
+    max_pause_ms: float = 10
+    batch_size: int = 100
+    big_key_bytes: int = 16777216
+    on_busy_key: str = "fail"
+    wait_timeout: float = 60
+    max_seconds: float = 0
+    progress_interval: float = 5
+
+
+class Tally:
+    """What has been moved, by all lanes together."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.longest_pause = 0.0
+        self.warnings: list[str] = []
+
+    def pause(self, seconds: float) -> None:
+        """A step of ours held a server up for so long."""
+        with self._lock:
+            self.longest_pause = max(self.longest_pause, seconds)
+
+    def warn(self, message: str) -> None:
+        with self._lock:
+            if message not in self.warnings:
+                self.warnings.append(message)
+
+
+class Pace:
+    """How much to send at once: a little more after each short pause, half after a long one.
+
+    (Additive increase, multiplicative decrease.) `limit` is in seconds.
+    """
+
+    def __init__(self, limit: float, start: int, most: int) -> None:
+        self.limit = limit
+        self.most = most
+        self.size = min(start, most)
+        self._step = max(1, most // 16)
+
+    def took(self, seconds: float, amount: int) -> None:
+        """Learns from a step of `amount` that held the server up for `seconds`."""
+        if seconds > self.limit:
+            self.size = max(1, min(self.size, amount) // 2)
+        elif seconds < self.limit / 2 and amount >= self.size:
+            self.size = min(self.most, self.size + self._step)
+
+
+@dataclass
+class Donor:
+    """What all lanes of one source share: who commits, and how many slots it still owns."""
+
+    slots_left: int
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+class Taker:
+    """What all lanes to one target share: while one waits for late keys there, none begins a slot,
+    because lanes from the same host can't be told apart."""
+
+    def __init__(self) -> None:
+        self._free = threading.Condition()
+        self._waiting = 0
+
+    @contextmanager
+    def waiting(self) -> t.Iterator[None]:
+        with self._free:
+            self._waiting += 1
+        try:
+            yield
+        finally:
+            with self._free:
+                self._waiting -= 1
+                self._free.notify_all()
+
+    def wait_until_free(self) -> None:
+        with self._free:
+            self._free.wait_for(lambda: self._waiting == 0)
+
+
+@dataclass
+class Lane:
+    """One move under way.
+
+    `key_counts` is slot -> keys when it was planned, `adopted` the slots that were found open,
+    `databases` those to look into, `bystanders` the other primaries, `node_timeout` in seconds.
+    `slots_done` grows at each commit, `keys_moved` with each batch. `done_at` is a moment of the
+    monotonic clock, after which no further slot is begun.
+    """
+
+    cluster: Cluster
+    topology: Topology
+    move: Move
+    movement: Movement
+    tally: Tally
+    donor: Donor
+    taker: Taker
+    key_counts: t.Mapping[int, int]
+    adopted: frozenset[int]
+    databases: t.Sequence[int]
+    bystanders: t.Sequence[str]
+    node_timeout: float
+    done_at: float | None = None
+    halted: threading.Event = field(default_factory=threading.Event)
+    slots_done: list[int] = field(default_factory=list)
+    keys_moved: int = 0
+    elapsed: float = 0.0
+    round_trips: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def source(self) -> Server:
+        return self.cluster.server(self.move.source)
+
+    @property
+    def target(self) -> Server:
+        return self.cluster.server(self.move.target)
+
+    @property
+    def name(self) -> str:
+        names = (self.topology.name(self.move.source), self.topology.name(self.move.target))
+        return " to ".join(names)
+
+    def shall_stop(self) -> bool:
+        """Whether to begin no further slot: the time is up, or another lane has failed."""
+        return self.halted.is_set() or (
+            self.done_at is not None and time.monotonic() >= self.done_at
+        )
+
+    def step(
+        self, server: Server, commands: t.Sequence[Command], *learn: tuple[Pace, int]
+    ) -> list[Reply]:
+        """A pipeline whose time on the server counts as a pause of its clients, the network's
+        share taken off, and teaches each pace by the amount that was sent."""
+        network = self._network(server)
+        started = time.monotonic()
+        replies = server.pipeline(commands)
+        held = max(0.0, time.monotonic() - started - network)
+        self.tally.pause(held)
+        for pace, amount in learn:
+            pace.took(held, amount)
+        return replies
+
+    def setslots(self, server: Server, commands: t.Sequence[Command], pace: Pace) -> list[Reply]:
+        """SETSLOTs of different slots; where they wait for replicas, their time is no pause."""
+        if server.ways > 1:
+            return server.scatter(commands)
+        return self.step(server, commands, (pace, len(commands)))
+
+    def _network(self, server: Server) -> float:
+        if server.address not in self.round_trips:
+            self.round_trips[server.address] = server.round_trip()
+        return self.round_trips[server.address]
+
+
+class Mover(t.Protocol):
+    """One way to move slots. Each file of `_movers/` is one."""
+
+    METHOD: str
+
+    def unfit(self, lane: Lane) -> str | None:
+        """Why this way can't be taken here, or None."""
+
+    def move(self, lane: Lane) -> None:
+        """Moves the lane's slots, in their order; returns early when `lane.shall_stop()`.
+
+        Whatever the cluster's state after a failure, calling it again finishes the job. Raises
+        KeyslotError.
+        """

@@ -1,0 +1,396 @@
+# Copyright (c) 2026, keyslot.redis contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# This module util is **PRIVATE** to the collection: it can change in breaking ways at any time.
+
+"""Who belongs to the cluster, and who follows whom: meet, replicate, forget."""
+
+from __future__ import annotations
+
+import time
+import typing as t
+from dataclasses import dataclass, replace
+
+from ansible_collections.keyslot.redis.plugins.module_utils._cluster import (
+    Cluster,
+    resolve,
+    told_ok,
+)
+from ansible_collections.keyslot.redis.plugins.module_utils._errors import (
+    KeyslotError,
+    NotConverged,
+    OptionError,
+    Refused,
+    ReplyError,
+)
+from ansible_collections.keyslot.redis.plugins.module_utils._preflight import check_cluster
+from ansible_collections.keyslot.redis.plugins.module_utils._server import Server
+from ansible_collections.keyslot.redis.plugins.module_utils._topology import (
+    Report,
+    Topology,
+    format_address,
+    split_address,
+    version_tuple,
+)
+
+MEET_AGAIN_SECONDS = 1.5
+FORGET_AGAIN_SECONDS = 0.1
+QUIET_SECONDS = 1.0
+MOST_QUIET_SECONDS = 15.0
+
+
+@dataclass(frozen=True)
+class Newcomer:
+    """A node that is to join: how the members shall dial it, and how we do.
+
+    `libraries` are the functions that it still lacks, as FUNCTION DUMP gives them, or None.
+    """
+
+    reference: str
+    host: str
+    port: int
+    bus_port: int
+    server: Server
+    report: Report
+    libraries: bytes | None = None
+
+    @property
+    def id(self) -> str:
+        return self.report.id
+
+
+# --- meet ---------------------------------------------------------------------------------------
+
+
+def find_newcomers(
+    cluster: Cluster, topology: Topology, references: t.Sequence[str]
+) -> list[Newcomer]:
+    """The nodes at the given `host:port` or `host:port@bus_port`, members among them.
+
+    Raises Refused for a node that holds keys or belongs to another cluster.
+    """
+    found: list[Newcomer] = []
+    for reference in references:
+        newcomer = _look_at(cluster, reference)
+        twice = [other.reference for other in found if other.id == newcomer.id]
+        if twice:
+            raise OptionError(f"'{reference}' and '{twice[0]}' are the same node.")
+        if not is_member(topology, newcomer):
+            _check_empty(topology, newcomer)
+        found.append(newcomer)
+    check_cluster(
+        topology.without([newcomer.id for newcomer in found if not newcomer.report.state_ok])
+    )
+    return [
+        newcomer if is_member(topology, newcomer) else _with_libraries(cluster, topology, newcomer)
+        for newcomer in found
+    ]
+
+
+def _look_at(cluster: Cluster, reference: str) -> Newcomer:
+    address, _at, bus = reference.strip().partition("@")
+    host, port = split_address(address)
+    if bus and not bus.isdigit():
+        raise OptionError(f"'{reference}' has no bus port after the @: give host:port@bus_port.")
+    addresses = resolve(address)
+    if not addresses:
+        raise OptionError(f"'{host}' of '{reference}' is no address and no known host name.")
+    server = cluster.dial(address)
+    report = server.report()
+    return Newcomer(
+        reference=reference,
+        host=split_address(addresses[0])[0],
+        port=port,
+        bus_port=int(bus or report.view.me.bus_port or port + 10000),
+        server=server,
+        report=report,
+    )
+
+
+def is_member(topology: Topology, newcomer: Newcomer) -> bool:
+    """A node that was reset is still listed by the others, but lists none of them."""
+    return newcomer.id in topology.lines and len(newcomer.report.view.lines) > 1
+
+
+def _check_empty(topology: Topology, newcomer: Newcomer) -> None:
+    report = newcomer.report
+    strangers = set(report.view.lines) - {newcomer.id} - set(topology.lines)
+    if strangers or report.view.me.slots_text:
+        what = f"knows {len(strangers)} nodes" if strangers else "owns slots"
+        raise Refused(
+            f"'{newcomer.reference}' ({newcomer.id[:8]}) belongs to another cluster: it {what}. "
+            "Nothing was changed: if it is to be taken out of there, run CLUSTER RESET on it."
+        )
+    if report.key_count:
+        raise Refused(
+            f"'{newcomer.reference}' ({newcomer.id[:8]}) holds {report.key_count} keys. Nothing "
+            "was changed: if they are not needed, run FLUSHALL on it."
+        )
+
+
+def _with_libraries(cluster: Cluster, topology: Topology, newcomer: Newcomer) -> Newcomer:
+    """Functions belong to nodes, not to slots, and no one else brings them to a new primary."""
+    member = cluster.server(topology.entry)
+    theirs, dump = member.pipeline([("FUNCTION", "LIST", "WITHCODE"), ("FUNCTION", "DUMP")])
+    if isinstance(theirs, ReplyError) or isinstance(dump, ReplyError) or not theirs:
+        return newcomer
+    ours = newcomer.server.call("FUNCTION", "LIST", "WITHCODE")
+    if ours == theirs:
+        return newcomer
+    if ours:
+        raise Refused(
+            f"'{newcomer.reference}' has other function libraries than the cluster. Nothing was "
+            "changed: run FUNCTION FLUSH on it if they are not needed."
+        )
+    return replace(newcomer, libraries=dump)
+
+
+def meet(
+    cluster: Cluster, topology: Topology, newcomers: t.Sequence[Newcomer], wait_timeout: float
+) -> Topology:
+    """Makes them members and waits until every node knows every node and each one's state is ok.
+
+    Raises NotConverged after `wait_timeout` seconds.
+    """
+    members = [i for i in topology.reports if i not in {newcomer.id for newcomer in newcomers}]
+    entry = cluster.server(members[0] if members else topology.entry)
+    for newcomer in newcomers:
+        if newcomer.libraries is not None:
+            newcomer.server.call("FUNCTION", "RESTORE", newcomer.libraries)
+    asked: dict[str, float] = {}
+
+    def still_wrong(seen: Topology) -> str | None:
+        for newcomer in newcomers:
+            wrong = _not_joined(seen, newcomer)
+            if wrong:
+                # It is only queued, and dropped without a word when the handshake fails.
+                if time.monotonic() - asked.get(newcomer.id, -9e9) > MEET_AGAIN_SECONDS:
+                    entry.call("CLUSTER", "MEET", newcomer.host, newcomer.port, newcomer.bus_port)
+                    asked[newcomer.id] = time.monotonic()
+                return wrong
+        return told_ok(seen) or _not_linked(seen)
+
+    return cluster.wait(wait_timeout, still_wrong, "the meeting of all nodes")
+
+
+def _not_joined(seen: Topology, newcomer: Newcomer) -> str | None:
+    """Whether the newcomer and the others know each other in name."""
+    if newcomer.id not in seen.reports:
+        return f"'{newcomer.reference}' is not yet known to the members"
+    if len(seen.reports[newcomer.id].view.lines) == 1:
+        return f"'{newcomer.reference}' does not yet know the members"
+    return None
+
+
+def _not_linked(seen: Topology) -> str | None:
+    """Every node that answers knows every other such node and is connected to it."""
+    for report in seen.reports.values():
+        for other in seen.reports:
+            line = report.view.lines.get(other)
+            if line is None or "noaddr" in line.flags:
+                return f"{seen.name(report.id)} does not know {seen.name(other)}"
+            if not line.linked and other != report.id:
+                return f"{seen.name(report.id)} has no link to {seen.name(other)}"
+    return None
+
+
+# --- replicate ----------------------------------------------------------------------------------
+
+
+def choose_primary(topology: Topology, node_id: str, without: t.Collection[str] = ()) -> str:
+    """The primary with slots that has the fewest replicas; of equal ones first those on another
+    host. Raises Refused if there is none."""
+    host = topology.lines[node_id].host
+    candidates = [
+        line
+        for line in topology.primaries
+        if line.id in topology.reports and topology.slots[line.id]
+        if line.id != node_id and line.id not in without
+    ]
+    if not candidates:
+        raise Refused(f"no primary with slots is there that {topology.name(node_id)} could follow.")
+    return min(candidates, key=lambda p: (len(topology.replicas_of(p.id)), p.host == host, p.id)).id
+
+
+def check_can_replicate(topology: Topology, node_id: str, primary: str) -> None:
+    """Raises Refused for a node with slots, keys or replicas of its own."""
+    name = topology.name(node_id)
+    if node_id == primary:
+        raise OptionError(f"{name} can't be a replica of itself.")
+    report = topology.reports.get(node_id)
+    if report is None:
+        raise Refused(f"{name} can't be reached: {topology.missing[node_id]}")
+    if not topology.lines[node_id].is_primary:
+        return
+    slots = len(topology.slots[node_id])
+    if slots:
+        raise Refused(
+            f"{name} owns {slots} slots. Nothing was changed: drain it first, with "
+            "keyslot.redis.redis_cluster_rebalance."
+        )
+    if report.key_count:
+        raise Refused(f"{name} holds {report.key_count} keys. Nothing was changed.")
+    followers = topology.replicas_of(node_id)
+    if followers:
+        raise Refused(
+            f"{name} has {len(followers)} replicas of its own. Nothing was changed: let them "
+            "replicate another primary first."
+        )
+
+
+def replicate(
+    cluster: Cluster, topology: Topology, node_id: str, primary: str, wait_timeout: float
+) -> Topology:
+    """Makes the node a replica and waits until its link is up and every node knows it.
+
+    Raises NotConverged after `wait_timeout` seconds.
+    """
+    if topology.lines[node_id].primary_id != primary:
+        cluster.server(node_id).call("CLUSTER", "REPLICATE", primary)
+
+    def still_wrong(seen: Topology) -> str | None:
+        report = seen.reports.get(node_id)
+        if report is None or report.view.me.primary_id != primary:
+            return f"{seen.name(node_id)} does not yet follow {seen.name(primary)}"
+        if not report.link_up:
+            return f"{seen.name(node_id)} is not yet in step with {seen.name(primary)}"
+        for other in seen.reports.values():
+            line = other.view.lines.get(node_id)
+            if line is None or line.primary_id != primary:
+                return f"{seen.name(other.id)} does not know that {seen.name(node_id)} follows it"
+        return None
+
+    return cluster.wait(wait_timeout, still_wrong, "the replication")
+
+
+# --- forget -------------------------------------------------------------------------------------
+
+
+def check_can_forget(topology: Topology, node_id: str, reset: str) -> None:
+    """Raises Refused, with the node's `id`, `role` and `slot_count`, where it must not go."""
+    name = topology.name(node_id)
+    slots = len(topology.slots.get(node_id, ()))
+    line = topology.lines[node_id]
+    details = {
+        "id": node_id,
+        "role": "primary" if line.is_primary else "replica",
+        "slot_count": slots,
+    }
+    if slots:
+        raise Refused(
+            f"{name} owns {slots} slots. Nothing was changed: drain it first, with "
+            "keyslot.redis.redis_cluster_rebalance.",
+            **details,
+        )
+    if topology.entry == node_id:
+        other = next((line for line in topology.lines.values() if line.id != node_id), None)
+        instead = format_address(other.host, other.port) if other else "a member of the cluster"
+        raise Refused(
+            f"{name} is the node by which the cluster was entered, and is to be removed from it. "
+            f"Nothing was changed: set login_host and login_port to another node, {instead}.",
+            **details,
+        )
+    check_cluster(topology.without([node_id]))
+    report = topology.reports.get(node_id)
+    if report and line.is_primary and report.key_count and reset != "none":
+        raise Refused(
+            f"{name} owns no slots, but holds {report.key_count} keys, and a primary with keys "
+            "can't be reset. Nothing was changed: look at them, then run FLUSHALL on it.",
+            **details,
+        )
+    if report is None and reset != "none" and not _counts_as_dead(topology, node_id):
+        raise Refused(
+            f"{name} can't be reached from here ({topology.missing[node_id]}), but the other nodes "
+            "see it alive: not reset, it would come back. Nothing was changed: make it reachable, "
+            "stop it, or set reset to 'none'.",
+            **details,
+        )
+
+
+def _counts_as_dead(topology: Topology, node_id: str) -> bool:
+    flags = topology.lines[node_id].flags
+    return bool(flags & {"fail", "fail?", "noaddr"}) or "another node" in topology.missing[node_id]
+
+
+def forget(
+    cluster: Cluster, topology: Topology, node_id: str, reset: str, wait_timeout: float
+) -> tuple[dict[str, str], int]:
+    """Re-homes its replicas, resets it, and makes every other node forget it.
+
+    In this order: killed after the reset, the members still list it, and the next run finishes.
+    Returns the replicas' new primaries, and how many nodes were told.
+    """
+    moved = planned_homes(topology, node_id)
+    for replica, primary in moved.items():
+        topology = replicate(cluster, topology, replica, primary, wait_timeout)
+    if reset != "none" and node_id in topology.reports:
+        _wait_until_quiet(cluster.server(node_id))
+        cluster.server(node_id).call("CLUSTER", "RESET", reset.upper())
+    others = [member for member in topology.reports if member != node_id]
+    _forget_everywhere(cluster, topology, node_id, others, wait_timeout)
+    return moved, len(others)
+
+
+def _wait_until_quiet(server: Server) -> None:
+    """Until the node has sent no client elsewhere for a second: as long as it answers MOVED, clients
+    with an old map learn a better one; once it is reset they get an error."""
+    started = time.monotonic()
+    seen = None
+    while time.monotonic() < started + MOST_QUIET_SECONDS:
+        redirected = server.report().info.get("errorstat_MOVED", "")
+        if redirected == seen:
+            return
+        seen = redirected
+        time.sleep(QUIET_SECONDS)
+
+
+def planned_homes(topology: Topology, node_id: str) -> dict[str, str]:
+    """Replica -> new primary, for the node's replicas that can be reached."""
+    homes: dict[str, str] = {}
+    for line in sorted(topology.replicas_of(node_id), key=lambda line: line.id):
+        if line.id in topology.reports:
+            homes[line.id] = choose_primary(topology, line.id, without=[node_id])
+    return homes
+
+
+def _forget_everywhere(
+    cluster: Cluster, topology: Topology, node_id: str, others: list[str], wait_timeout: float
+) -> None:
+    """Tells all nodes until none lists it: gossip of one that still does would bring it back."""
+    deadline = time.monotonic() + wait_timeout
+    while True:
+        cluster.tell(others, [("CLUSTER", "FORGET", node_id)])
+        views = cluster.each(others, lambda other: cluster.server(other).report().view)
+        wrong = [
+            f"{topology.name(other)} {view if isinstance(view, KeyslotError) else 'lists it'}"
+            for other, view in views.items()
+            if isinstance(view, KeyslotError) or node_id in view.lines
+        ]
+        if not wrong:
+            return
+        if time.monotonic() > deadline:
+            raise NotConverged(
+                f"{topology.name(node_id)} was not forgotten by all within {wait_timeout:g} s: "
+                f"{'; '.join(wrong[:3])}. Run it again."
+            )
+        time.sleep(FORGET_AGAIN_SECONDS)
+
+
+def comes_back(topology: Topology, node_id: str, reset: str) -> str | None:
+    """A warning, where a forgotten node can come back by itself."""
+    name = topology.name(node_id)
+    if node_id in topology.reports:
+        if reset != "none":
+            return None
+        return (
+            f"{name} is alive and was not reset: after 60 s the others take it back, unless it is "
+            "stopped before, and its nodes.conf is removed."
+        )
+    versions = [(r.family, version_tuple(r.version)) for r in topology.reports.values()]
+    if any(family == "valkey" and version >= (8, 1) for family, version in versions):
+        return (
+            f"{name} could not be reset: should it ever be started again with its old nodes.conf, "
+            "it comes back into the cluster. Remove that file first."
+        )
+    return None

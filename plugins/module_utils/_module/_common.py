@@ -1,0 +1,74 @@
+# Copyright (c) 2026, keyslot.redis contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# This module util is **PRIVATE** to the collection: it can change in breaking ways at any time.
+
+"""What all modules share: a cluster from their options, and errors to failures."""
+
+from __future__ import annotations
+
+import typing as t
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.keyslot.redis.plugins.module_utils._cluster import Cluster
+from ansible_collections.keyslot.redis.plugins.module_utils._errors import KeyslotError
+from ansible_collections.keyslot.redis.plugins.module_utils._server import (
+    REDIS_IMPORT_ERROR,
+    Login,
+    missing_library,
+)
+from ansible_collections.keyslot.redis.plugins.module_utils._topology import (
+    format_address,
+    split_address,
+)
+
+Params = t.Mapping[str, t.Any]
+
+
+def connect(params: Params) -> Cluster:
+    """The cluster of the connection options; nothing is dialled yet. Raises OptionError."""
+    login = Login(
+        user=params["login_user"],
+        password=params["login_password"],
+        tls=params["tls"],
+        validate_certs=params["validate_certs"],
+        check_hostname=params["check_hostname"],
+        ca_certs=params["ca_certs"],
+        client_cert_file=params["client_cert_file"],
+        client_key_file=params["client_key_file"],
+        connect_timeout=params["connect_timeout"],
+        command_timeout=params["command_timeout"],
+    )
+    first = format_address(params["login_host"], params["login_port"])
+    entries = [first, *(format_address(*split_address(item)) for item in params["startup_nodes"])]
+    address_map = {
+        format_address(*split_address(item["announced"])): item["reachable"]
+        for item in params["address_map"]
+    }
+    for reachable in address_map.values():
+        split_address(reachable)
+    return Cluster(entries, login, address_map)
+
+
+def run_module(
+    module: AnsibleModule, body: t.Callable[[Cluster, Params], dict[str, t.Any]]
+) -> None:
+    """Runs `body` and exits with the result it returns, or fails with the error it raises.
+
+    A result with `msg` and `failed` fails the module too, with all that it says.
+    """
+    missing = missing_library()
+    if missing:
+        module.fail_json(msg=missing, exception=REDIS_IMPORT_ERROR)
+    try:
+        with connect(module.params) as cluster:
+            result = body(cluster, module.params)
+    except KeyslotError as exc:
+        module.fail_json(msg=str(exc), **exc.details)
+    for warning in result.pop("warnings", ()):
+        module.warn(warning)
+    if result.pop("failed", False):
+        module.fail_json(**result)
+    module.exit_json(**result)

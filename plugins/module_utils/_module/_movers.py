@@ -1,0 +1,130 @@
+# Copyright (c) 2026, keyslot.redis contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# This module util is **PRIVATE** to the collection: it can change in breaking ways at any time.
+
+"""What the movers share: a goal to a result, in success, failure and check mode alike."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing as t
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.keyslot.redis.plugins.module_utils._cluster import Cluster
+from ansible_collections.keyslot.redis.plugins.module_utils._lane import Movement
+from ansible_collections.keyslot.redis.plugins.module_utils._module._common import (
+    Params,
+    run_module,
+)
+from ansible_collections.keyslot.redis.plugins.module_utils._plan import (
+    Goal,
+    Move,
+    apply,
+    plan_size,
+)
+from ansible_collections.keyslot.redis.plugins.module_utils._reshard import Outcome, reshard
+from ansible_collections.keyslot.redis.plugins.module_utils._slots import format_slots
+from ansible_collections.keyslot.redis.plugins.module_utils._topology import Topology
+
+GoalMaker = t.Callable[[Cluster, Params, Topology, bool], tuple[Goal, Topology]]
+
+
+def run_mover(module: AnsibleModule, make_goal: GoalMaker) -> None:
+    """One run of a mover. `make_goal` gets cluster, options, topology and whether it is check
+    mode; it returns the goal, and the topology with nodes that are about to join."""
+
+    def body(cluster: Cluster, params: Params) -> dict[str, t.Any]:
+        names = [item.name for item in dataclasses.fields(Movement)]
+        movement = Movement(**{name: params[name] for name in names})
+        outcome = reshard(
+            cluster,
+            lambda topology: make_goal(cluster, params, topology, module.check_mode),
+            movement,
+            module.check_mode,
+        )
+        return _result(outcome, module.check_mode, module._diff)
+
+    run_module(module, body)
+
+
+def _result(outcome: Outcome, check_mode: bool, with_diff: bool) -> dict[str, t.Any]:
+    done = [
+        Move(lane.move.source, lane.move.target, tuple(sorted(lane.slots_done)))
+        for lane in outcome.lanes
+        if lane.slots_done
+    ]
+    planned = plan_size(outcome.plan.moves)
+    moved = plan_size(done)
+    left = planned - moved + outcome.plan.left_out
+    result: dict[str, t.Any] = {
+        "changed": bool(planned if check_mode else moved or outcome.cleared or _keys(outcome)),
+        "finished": left == 0 and outcome.error is None,
+        "moves": _planned(outcome) if check_mode else _done(outcome),
+        "slots_moved": moved,
+        "slots_left": left,
+        "keys_moved": _keys(outcome),
+        "longest_pause_ms": round(outcome.tally.longest_pause * 1000, 3),
+        "elapsed": round(outcome.elapsed, 3),
+        "warnings": outcome.tally.warnings,
+    }
+    if with_diff:
+        result["diff"] = _diff(outcome.before, outcome.plan.moves if check_mode else done)
+    if outcome.error is not None:
+        result.update(failed=True, msg=str(outcome.error))
+    return result
+
+
+def _keys(outcome: Outcome) -> int:
+    return sum(lane.keys_moved for lane in outcome.lanes)
+
+
+def _planned(outcome: Outcome) -> list[dict[str, t.Any]]:
+    counts = outcome.plan.key_counts
+    return [
+        _entry(move, sum(counts[slot] for slot in move.slots), "classic", 0.0)
+        for move in outcome.plan.moves
+    ]
+
+
+def _done(outcome: Outcome) -> list[dict[str, t.Any]]:
+    entries = []
+    for lane in outcome.lanes:
+        if lane.slots_done or lane.keys_moved:
+            move = Move(lane.move.source, lane.move.target, tuple(lane.slots_done))
+            entries.append(_entry(move, lane.keys_moved, "classic", lane.elapsed))
+    return entries
+
+
+def _entry(move: Move, key_count: int, method: str, elapsed: float) -> dict[str, t.Any]:
+    return {
+        "source": move.source,
+        "target": move.target,
+        "slots": format_slots(move.slots),
+        "slot_count": len(move.slots),
+        "key_count": key_count,
+        "method": method,
+        "elapsed": round(elapsed, 3),
+    }
+
+
+def _diff(topology: Topology, moves: t.Sequence[Move]) -> dict[str, str]:
+    return {
+        "before": _map_text(topology, topology.owners),
+        "after": _map_text(topology, apply(topology.owners, moves)),
+    }
+
+
+def _map_text(topology: Topology, owners: t.Sequence[str | None]) -> str:
+    """One line a primary: its address, its id, how many slots it has, and which."""
+    slots: dict[str, list[int]] = {line.id: [] for line in topology.primaries}
+    for slot, owner in enumerate(owners):
+        if owner is not None:
+            slots.setdefault(owner, []).append(slot)
+    lines = [
+        f"{topology.name(node_id)}: {len(found)} slots {' '.join(format_slots(found))}".rstrip()
+        for node_id, found in slots.items()
+    ]
+    return "\n".join(sorted(lines)) + "\n"

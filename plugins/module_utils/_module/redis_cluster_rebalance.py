@@ -1,0 +1,87 @@
+# Copyright (c) 2026, keyslot.redis contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# This module util is **PRIVATE** to the collection: it can change in breaking ways at any time.
+
+"""redis_cluster_rebalance: each primary owns its share."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.keyslot.redis.plugins.module_utils._cluster import Cluster
+from ansible_collections.keyslot.redis.plugins.module_utils._errors import (
+    KeyslotError,
+    OptionError,
+)
+from ansible_collections.keyslot.redis.plugins.module_utils._module._common import Params
+from ansible_collections.keyslot.redis.plugins.module_utils._module._movers import run_mover
+from ansible_collections.keyslot.redis.plugins.module_utils._plan import BalanceGoal, check_weight
+from ansible_collections.keyslot.redis.plugins.module_utils._topology import Topology
+
+
+def run(module: AnsibleModule) -> None:
+    """One run of the module."""
+    run_mover(module, make_goal)
+
+
+def make_goal(
+    cluster: Cluster, params: Params, topology: Topology, check_mode: bool
+) -> tuple[BalanceGoal, Topology]:
+    """The goal of the options. Raises OptionError."""
+    if params["threshold"] < 0 or params["max_slots"] < 0:
+        raise OptionError("threshold and max_slots can't be below 0.")
+    named: dict[str, float] = {}
+    for item in params["weights"]:
+        weight = check_weight(item["weight"])
+        node_id, topology = _find(cluster, item["node"], topology, check_mode)
+        topology.require_primary(node_id, "weighted node")
+        if node_id in named:
+            raise OptionError(f"{topology.name(node_id)} has two weights: give it one.")
+        named[node_id] = weight
+    drain = frozenset(
+        topology.require_primary(cluster.find(reference, topology), "node to drain")
+        for reference in params["drain"]
+    )
+    both = drain & named.keys()
+    if both:
+        raise OptionError(f"{topology.name(min(both))} has a weight, and is to be drained.")
+    takes_part = {
+        line.id: 1.0
+        for line in topology.primaries
+        if line.id not in drain
+        and (topology.slots.get(line.id) or params["use_empty_primaries"])
+        and (line.id in topology.reports or topology.slots.get(line.id))
+    }
+    goal = BalanceGoal(
+        weights={**takes_part, **named},
+        drain=drain,
+        drain_only=params["drain_only"],
+        threshold=params["threshold"],
+        max_slots=params["max_slots"],
+    )
+    return goal, topology
+
+
+def _find(
+    cluster: Cluster, reference: str, topology: Topology, check_mode: bool
+) -> tuple[str, Topology]:
+    """A member's id; in check mode also that of an empty node which answers at `host:port`, so
+    that a workflow that would first join it can show its plan."""
+    try:
+        return cluster.find(reference, topology), topology
+    except OptionError:
+        if not check_mode or ":" not in reference:
+            raise
+        try:
+            report = cluster.dial(reference).report()
+        except KeyslotError:
+            report = None
+        if report is None or report.key_count or len(report.view.lines) > 1:
+            raise
+    host, _colon, port = reference.rpartition(":")
+    line = dataclasses.replace(report.view.me, host=host.strip("[]"), port=int(port))
+    return line.id, dataclasses.replace(topology, joining={**topology.joining, line.id: line})

@@ -1,0 +1,115 @@
+# Copyright (c) 2026, keyslot.redis contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# This module util is **PRIVATE** to the collection: it can change in breaking ways at any time.
+
+"""Keys that stand on both sides of an open slot, left by a MIGRATE whose end nobody saw."""
+
+from __future__ import annotations
+
+import typing as t
+
+from ansible_collections.keyslot.redis.plugins.module_utils._errors import ReplyError
+from ansible_collections.keyslot.redis.plugins.module_utils._lane import Lane
+from ansible_collections.keyslot.redis.plugins.module_utils._server import (
+    Command,
+    Reply,
+    Server,
+    by_database,
+    in_databases,
+    text,
+)
+
+# Expiry is carried over as a remaining time, so it drifts by the time of the transfer.
+TTL_SLACK_MS = 5000
+
+_READ: dict[bytes, t.Callable[[bytes], list[Command]]] = {
+    b"string": lambda key: [("GET", key)],
+    b"list": lambda key: [("LRANGE", key, 0, -1)],
+    b"set": lambda key: [("SMEMBERS", key)],
+    b"hash": lambda key: [("HGETALL", key)],
+    b"zset": lambda key: [("ZRANGE", key, 0, -1, "WITHSCORES")],
+}
+
+
+def settle_busy_keys(lane: Lane, slot: int, database: int, names: list[bytes]) -> str | None:
+    """Makes way on the target for those of the keys that stand on both sides.
+
+    Equal values: the target's copy is deleted, so that the next MIGRATE moves the source's.
+    Different ones: the same with `on_busy_key: replace`; else returns what to say of the key.
+    REPLACE is never used: a RESTORE that comes late would bring an old value back.
+    """
+    for name in names:
+        if not _exists(lane.source, database, name, asking=False):
+            continue
+        if not _exists(lane.target, database, name, asking=True):
+            continue
+        if lane.movement.on_busy_key != "replace" and not _equal(lane, database, name):
+            return (
+                f"the key '{text(name)[:100]}' in slot {slot} stands on both "
+                f"{lane.topology.name(lane.move.source)} and {lane.topology.name(lane.move.target)}"
+                " with different values; the slot is left open. Look at both (ASKING before the "
+                "read on the second), delete the wrong one, or set on_busy_key to 'replace' to "
+                "keep the source's; then run it again."
+            )
+        _delete(lane.target, database, name)
+    return None
+
+
+def _asking(commands: t.Sequence[Command], asking: bool) -> list[Command]:
+    return [c for command in commands for c in (("ASKING",), command)] if asking else list(commands)
+
+
+def _query(server: Server, database: int, commands: list[Command], asking: bool) -> list[Reply]:
+    pipeline = in_databases([database], _asking(commands, asking))
+    replies = by_database([database], server.pipeline(pipeline))[0]
+    return replies[1::2] if asking else replies
+
+
+def _exists(server: Server, database: int, name: bytes, asking: bool) -> bool:
+    """A key that is gone from an open slot answers ASK, or TRYAGAIN."""
+    reply = _query(server, database, [("EXISTS", name)], asking)[0]
+    if isinstance(reply, ReplyError) and reply.code not in ("ASK", "TRYAGAIN"):
+        raise reply
+    return reply == 1
+
+
+def _equal(lane: Lane, database: int, name: bytes) -> bool:
+    """Whether both sides hold the same value and the same expiry."""
+    sides = ((lane.source, False), (lane.target, True))
+    dumps, ttls, types = zip(
+        *(
+            _query(server, database, [("DUMP", name), ("PTTL", name), ("TYPE", name)], asking)
+            for server, asking in sides
+        )
+    )
+    if any(isinstance(reply, ReplyError) for reply in (*dumps, *ttls, *types)):
+        return False
+    if (ttls[0] < 0) != (ttls[1] < 0) or abs(ttls[0] - ttls[1]) > TTL_SLACK_MS:
+        return False
+    if dumps[0] == dumps[1]:
+        return True
+    # Hash tables have no fixed order: the dump of a set differs after it was moved.
+    read = _READ.get(types[0])
+    if types[0] != types[1] or read is None:
+        return False
+    values = [_query(server, database, read(name), asking)[0] for server, asking in sides]
+    return _canonical(types[0], values[0]) == _canonical(types[1], values[1])
+
+
+def _canonical(kind: bytes, value: Reply) -> object:
+    if isinstance(value, ReplyError):
+        return value
+    if kind == b"set":
+        return set(value)
+    if kind == b"hash":
+        return value if isinstance(value, dict) else dict(zip(value[::2], value[1::2]))
+    return value
+
+
+def _delete(server: Server, database: int, name: bytes) -> None:
+    """DEL with ASKING, within the open slot."""
+    for reply in _query(server, database, [("DEL", name)], asking=True):
+        if isinstance(reply, ReplyError):
+            raise reply

@@ -1,0 +1,546 @@
+# Copyright (c) 2026, keyslot.redis contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# This module util is **PRIVATE** to the collection: it can change in breaking ways at any time.
+
+"""The classic protocol: IMPORTING on the target, MIGRATING on the source, the keys, the commit.
+
+Every step may be the last one that this process takes. What is left then is an open slot whose
+keys stand on one of the two nodes each; calling `move` again goes on from there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import time
+import typing as t
+
+from ansible_collections.keyslot.redis.plugins.module_utils._errors import (
+    KeyslotError,
+    LostConnection,
+    ReplyError,
+    Stopped,
+    Unreachable,
+)
+from ansible_collections.keyslot.redis.plugins.module_utils._lane import Lane, Pace
+from ansible_collections.keyslot.redis.plugins.module_utils._movers._busy_keys import (
+    settle_busy_keys,
+)
+from ansible_collections.keyslot.redis.plugins.module_utils._movers._emptied import (
+    kept_as_primary,
+)
+from ansible_collections.keyslot.redis.plugins.module_utils._server import (
+    Command,
+    Reply,
+    Server,
+    by_database,
+    in_databases,
+    text,
+)
+from ansible_collections.keyslot.redis.plugins.module_utils._slots import format_slots, from_ranges
+from ansible_collections.keyslot.redis.plugins.module_utils._topology import parse_info, parse_view
+
+METHOD = "classic"
+
+# Few slots are open at once: while one is, a failover of the source can make a Redis target
+# answer CLUSTERDOWN, and a client whose map lacks the target fails on ASK.
+SLOTS_AT_ONCE = 16
+EMPTY_SLOTS_AT_ONCE = 64
+KEYS_AT_ONCE = 2000
+# Slots with more keys than this are looked at while they move.
+MANY_KEYS = 10000
+# A burst of MIGRATEs must not keep the source from its pings even if each one times out.
+MIN_MIGRATE_TIMEOUT = 0.5
+ATTEMPTS = 5
+NEW_CLIENT_PATIENCE = 5.0  # seconds
+PASSING = ("CLUSTERDOWN", "LOADING", "BUSY ", "TRYAGAIN", "MASTERDOWN")
+NOT_PRIMARY = ("SETSLOT only with masters", "SETSLOT only with primaries")
+
+Key = tuple[int, bytes, int]  # database, name, estimated bytes
+
+
+class _Uncertain(KeyslotError):
+    """A MIGRATE ended so that its keys may stand on both sides, or be on their way."""
+
+
+@dataclasses.dataclass
+class _Paces:
+    """What is sent at once: keys and bytes to MIGRATE, questions about keys, slots to SETSLOT."""
+
+    keys: Pace
+    bytes: Pace
+    sizes: Pace
+    slots: Pace
+
+
+def unfit(lane: Lane) -> str | None:
+    """The classic protocol works between all versions whose dumps the target can read."""
+    return None
+
+
+def move(lane: Lane) -> None:
+    """Moves the lane's slots in batches, those found open first, then the empty ones."""
+    limit = lane.movement.max_pause_ms / 1000
+    paces = _Paces(
+        keys=Pace(limit, 50, 5000),
+        bytes=Pace(limit, 256 * 1024, 16 * 1024 * 1024),
+        sizes=Pace(limit, 200, 2000),
+        # Each of them may wait 2 s for a replica (Valkey 8 and later), all in one command timeout.
+        slots=Pace(limit, 16, max(1, min(64, int(lane.cluster.login.command_timeout / 4)))),
+    )
+    for batch in _batches(lane):
+        lane.taker.wait_until_free()
+        if lane.shall_stop():
+            return
+        _move_batch(lane, paces, batch)
+
+
+def _batches(lane: Lane) -> t.Iterator[list[int]]:
+    counts = lane.key_counts
+    order = sorted(lane.move.slots, key=lambda s: (s not in lane.adopted, counts[s] > 0, s))
+    batch: list[int] = []
+    keys = 0
+    for slot in order:
+        most = SLOTS_AT_ONCE if counts[slot] else EMPTY_SLOTS_AT_ONCE
+        changes = bool(batch) and bool(counts[slot]) != bool(counts[batch[0]])
+        if batch and (changes or len(batch) >= most or keys + counts[slot] > KEYS_AT_ONCE):
+            yield batch
+            batch, keys = [], 0
+        batch.append(slot)
+        keys += counts[slot]
+    if batch:
+        yield batch
+
+
+def _move_batch(lane: Lane, paces: _Paces, batch: list[int]) -> None:
+    """One batch to its end; after a lost connection it looks again and goes on, a few times."""
+    slots = batch
+    lost: KeyslotError | None = None
+    for attempt in range(ATTEMPTS):
+        try:
+            if attempt or lane.adopted.intersection(slots):
+                slots = _resume(lane, slots)
+            too_big = _move_once(lane, paces, slots) if slots else None
+        except (LostConnection, Unreachable, _Uncertain) as exc:
+            lost = exc
+            continue
+        if too_big:
+            raise Stopped(too_big)
+        return
+    raise Stopped(
+        f"slots {', '.join(format_slots(slots))} are left open from {lane.name} after {ATTEMPTS} "
+        f"attempts: {lost} Run it again when both nodes answer."
+    )
+
+
+def _move_once(lane: Lane, paces: _Paces, slots: list[int]) -> str | None:
+    """Returns what is to be said of keys that are too big to move, or None."""
+    keys, too_big = _load_keys(lane, paces, slots)
+    fit = [slot for slot in slots if slot not in too_big]
+    if fit:
+        _open(lane, paces, fit)
+        while fit:
+            stuck = _drain(lane, paces, fit, keys)
+            too_big.update(stuck)
+            fit = [slot for slot in fit if slot not in stuck]
+            fit = _commit(lane, paces, fit) if fit else []
+            keys = {}
+    return " ".join(too_big.values()) or None
+
+
+# --- looking ------------------------------------------------------------------------------------
+
+
+def _ask(lane: Lane, commands: t.Sequence[Command]) -> list[list[Reply]]:
+    """The source's replies to the commands in each of the lane's databases."""
+    pipeline = in_databases(lane.databases, commands)
+    return by_database(lane.databases, lane.step(lane.source, pipeline))
+
+
+def _load_keys(
+    lane: Lane, paces: _Paces, slots: list[int]
+) -> tuple[dict[int, list[Key]], dict[int, str]]:
+    """The keys of the slots that have few enough, with sizes, and what to say of slots that hold
+    one which is too big. A key that comes later is found before the commit."""
+    keys: dict[int, list[Key]] = {}
+    wanted = [slot for slot in slots if 0 < lane.key_counts[slot] <= MANY_KEYS]
+    if wanted:
+        commands = [("CLUSTER", "GETKEYSINSLOT", slot, MANY_KEYS) for slot in wanted]
+        for database, replies in zip(lane.databases, _ask(lane, commands)):
+            names = [name for reply in replies for name in _checked(reply)]
+            sized = iter(_with_sizes(lane, paces, database, names))
+            for slot, reply in zip(wanted, replies):
+                keys.setdefault(slot, []).extend(itertools.islice(sized, len(reply)))
+    messages = {slot: _too_big(lane, slot, found) for slot, found in keys.items()}
+    return keys, {s: f"{text} Its slot was not touched." for s, text in messages.items() if text}
+
+
+def _with_sizes(lane: Lane, paces: _Paces, database: int, names: list[bytes]) -> list[Key]:
+    """MEMORY USAGE of each key; it samples 5 elements, so it estimates. 0 for one that is gone."""
+    if not lane.movement.big_key_bytes:
+        return [(database, name, 0) for name in names]
+    found: list[Key] = []
+    while len(found) < len(names):
+        part = names[len(found) : len(found) + paces.sizes.size]
+        commands = in_databases([database], [("MEMORY", "USAGE", name) for name in part])
+        replies = lane.step(lane.source, commands, (paces.sizes, len(part)))
+        for name, size in zip(part, by_database([database], replies)[0]):
+            if isinstance(size, ReplyError) and size.code != "ASK":
+                raise size
+            found.append((database, name, size if isinstance(size, int) else 0))
+    return found
+
+
+def _too_big(lane: Lane, slot: int, keys: list[Key]) -> str | None:
+    limit = lane.movement.big_key_bytes
+    size, name = max(((size, name) for _db, name, size in keys), default=(0, b""))
+    if not limit or size <= limit:
+        return None
+    return (
+        f"the key '{text(name)[:100]}' in slot {slot} is estimated at {size} bytes, over "
+        f"big_key_bytes ({limit}): one MIGRATE of it would hold up both nodes. Split or delete "
+        "it, or raise big_key_bytes."
+    )
+
+
+# --- opening ------------------------------------------------------------------------------------
+
+
+def _setslot(
+    lane: Lane, paces: _Paces, server: Server, slots: list[int], *words: str
+) -> dict[int, ReplyError]:
+    """SETSLOT of every slot on one node; returns the errors that stay.
+
+    A Valkey primary refuses with NOREPLICAS while a replica does not answer, and has not done it
+    then: it is told again until it has.
+    """
+    deadline = time.monotonic() + lane.movement.wait_timeout
+    errors: dict[int, ReplyError] = {}
+    todo = list(slots)
+    while todo:
+        part = todo[: paces.slots.size]
+        commands: list[Command] = [("CLUSTER", "SETSLOT", slot, *words) for slot in part]
+        replies = lane.setslots(server, commands, paces.slots)
+        answers = {s: r for s, r in zip(part, replies) if isinstance(r, ReplyError)}
+        again = [slot for slot, reply in answers.items() if reply.code == "NOREPLICAS"]
+        if again and time.monotonic() > deadline:
+            raise Stopped(f"{answers[again[0]]}: a replica of {server.address} does not answer.")
+        errors.update((s, reply) for s, reply in answers.items() if s not in again)
+        todo = again + todo[len(part) :]
+    return errors
+
+
+def _open(lane: Lane, paces: _Paces, slots: list[int]) -> None:
+    """The target first: else the source would send clients to a node that sends them back."""
+    _no_errors(lane, _setslot(lane, paces, lane.target, slots, "IMPORTING", lane.move.source))
+    _no_errors(lane, _setslot(lane, paces, lane.source, slots, "MIGRATING", lane.move.target))
+
+
+def _no_errors(lane: Lane, errors: t.Mapping[int, ReplyError]) -> None:
+    for slot, error in errors.items():
+        raise Stopped(
+            f"slot {slot} can't move from {lane.name}: {error}. The owners have changed under the "
+            "run; run it again, it goes on from what it finds."
+        )
+
+
+def _checked(reply: Reply) -> Reply:
+    if isinstance(reply, ReplyError):
+        raise reply
+    return reply
+
+
+# --- the keys -----------------------------------------------------------------------------------
+
+
+def _drain(
+    lane: Lane, paces: _Paces, slots: list[int], keys: dict[int, list[Key]]
+) -> dict[int, str]:
+    """Moves all keys of the open slots; returns why, for slots that have to stay open."""
+    stuck: dict[int, str] = {}
+    waiting = {slot: list(keys.get(slot, ())) for slot in slots}
+    while waiting:
+        for slot in [slot for slot, left in waiting.items() if not left]:
+            waiting[slot] = _next_keys(lane, paces, slot)
+            message = _too_big(lane, slot, waiting[slot])
+            if message:
+                stuck[slot] = f"{message} The slot is left open; the next run goes on with it."
+            if message or not waiting[slot]:
+                del waiting[slot]
+        if waiting:
+            stuck.update(_migrate_burst(lane, paces, waiting))
+    return stuck
+
+
+def _next_keys(lane: Lane, paces: _Paces, slot: int) -> list[Key]:
+    """Some more keys of the slot in the first database that has any."""
+    amount = max(lane.movement.batch_size, paces.keys.size)
+    replies = _ask(lane, [("CLUSTER", "GETKEYSINSLOT", slot, amount)])
+    for database, (names,) in zip(lane.databases, replies):
+        if _checked(names):
+            return _with_sizes(lane, paces, database, names)
+    return []
+
+
+def _migrate_burst(lane: Lane, paces: _Paces, waiting: dict[int, list[Key]]) -> dict[int, str]:
+    """One pipeline of MIGRATEs, at most one a slot, as much as the paces allow.
+
+    Takes what it sent out of `waiting`; returns why, for slots that have to stay open.
+    """
+    burst = _next_burst(lane, paces, waiting)
+    timeout = max(1, int(lane.node_timeout * 1000 / 2 / len(burst)))
+    replies = _send_burst(lane, paces, burst, timeout)
+    stuck: dict[int, str] = {}
+    for (slot, part), reply in zip(burst, replies):
+        waiting[slot] = waiting[slot][len(part) :]
+        message = _take_reply(lane, slot, part, reply)
+        if message:
+            stuck[slot] = message
+            del waiting[slot]
+    return stuck
+
+
+def _next_burst(
+    lane: Lane, paces: _Paces, waiting: dict[int, list[Key]]
+) -> list[tuple[int, list[Key]]]:
+    most = max(1, int(lane.node_timeout / 2 / MIN_MIGRATE_TIMEOUT))
+    keys_left, bytes_left = paces.keys.size, paces.bytes.size
+    burst: list[tuple[int, list[Key]]] = []
+    for slot, keys in waiting.items():
+        part = _fitting(lane, keys, keys_left, bytes_left)
+        if burst and (not part or len(burst) >= most):
+            break
+        part = part or keys[:1]
+        burst.append((slot, part))
+        keys_left -= len(part)
+        bytes_left -= _bytes(part)
+        if keys_left <= 0 or bytes_left <= 0:
+            break
+    return burst
+
+
+def _bytes(keys: list[Key]) -> int:
+    return sum(size for _db, _name, size in keys)
+
+
+def _fitting(lane: Lane, keys: list[Key], most_keys: int, most_bytes: int) -> list[Key]:
+    """The first keys, of one database, that fit into one MIGRATE."""
+    part: list[Key] = []
+    for key in keys[: min(lane.movement.batch_size, most_keys)]:
+        most_bytes -= key[2]
+        if most_bytes < 0 or key[0] != keys[0][0]:
+            break
+        part.append(key)
+    return part
+
+
+def _migrate(lane: Lane, keys: list[Key], timeout: int) -> list[t.Any]:
+    """MIGRATE without REPLACE, always: with it, a RESTORE that comes late brings back old values.
+    The address is the one the nodes know each other by."""
+    line = lane.topology.lines[lane.move.target]
+    names = [name for _db, name, _size in keys]
+    auth = lane.cluster.login.migrate_auth
+    return ["MIGRATE", line.host, line.port, "", keys[0][0], timeout, *auth, "KEYS", *names]
+
+
+def _send_burst(
+    lane: Lane, paces: _Paces, burst: list[tuple[int, list[Key]]], timeout: int
+) -> list[Reply]:
+    """The reply to each MIGRATE; `timeout` in milliseconds."""
+    pipeline: list[t.Sequence[t.Any]] = []
+    for _slot, part in burst:
+        pipeline += [("SELECT", part[0][0])] if len(lane.databases) > 1 else []
+        pipeline.append(_migrate(lane, part, timeout))
+    pipeline += [("SELECT", 0)] if len(lane.databases) > 1 else []
+    keys = [key for _slot, part in burst for key in part]
+    learn = ((paces.keys, len(keys)), (paces.bytes, max(1, _bytes(keys))))
+    replies = lane.step(lane.source, pipeline, *learn)
+    return replies[1:-1:2] if len(lane.databases) > 1 else replies
+
+
+def _take_reply(lane: Lane, slot: int, part: list[Key], reply: Reply) -> str | None:
+    """Returns why the slot has to stay open, or None."""
+    if not isinstance(reply, ReplyError):
+        lane.keys_moved += 0 if reply == b"NOKEY" else len(part)
+        return None
+    if reply.code == "IOERR" or any(word in reply.text for word in PASSING):
+        raise _Uncertain(f"{reply}.")
+    if "BUSYKEY" in reply.text:
+        names = [name for _db, name, _size in part]
+        return settle_busy_keys(lane, slot, part[0][0], names)
+    return (
+        f"slot {slot} is left open from {lane.name}: {reply}. What has moved stays moved; run it "
+        "again when the reason is gone."
+    )
+
+
+# --- the commit ---------------------------------------------------------------------------------
+
+
+def _commit(lane: Lane, paces: _Paces, slots: list[int]) -> list[int]:
+    """Hands the slots over; returns those that hold keys again, to be drained once more.
+
+    The source's very last slot goes alone: a Redis node turns into a replica of one that owns
+    exactly what it has just lost.
+    """
+    with lane.donor.lock:
+        left = _count_left(lane, paces, slots)
+        ready = [slot for slot in slots if slot not in left]
+        if len(ready) == lane.donor.slots_left:
+            _hand_over(lane, paces, ready[:-1])
+            with kept_as_primary(lane):
+                _hand_over(lane, paces, ready[-1:])
+        else:
+            _hand_over(lane, paces, ready)
+    return left
+
+
+def _count_left(lane: Lane, paces: _Paces, slots: list[int]) -> list[int]:
+    """The slots that still hold keys on the source.
+
+    The marker is set again first: while it stands no key can come into being there, so that a
+    zero stays zero; and it fails when the source is no longer the owner.
+    """
+    _no_errors(lane, _setslot(lane, paces, lane.source, slots, "MIGRATING", lane.move.target))
+    counts = [("CLUSTER", "COUNTKEYSINSLOT", slot) for slot in slots]
+    left = set()
+    for counted in _ask(lane, counts):
+        for slot, count in zip(slots, counted):
+            if _checked(count):
+                left.add(slot)
+    return sorted(left)
+
+
+def _hand_over(lane: Lane, paces: _Paces, slots: list[int]) -> None:
+    """NODE on the target, its epoch above the source's, NODE on the source, then on the others.
+
+    The target's marker is set again right before: without it NODE does not raise the epoch, gossip
+    gives the slot back to the source and the target deletes the keys.
+    """
+    todo = slots
+    deadline = time.monotonic() + lane.movement.wait_timeout
+    while todo:
+        _no_errors(lane, _setslot(lane, paces, lane.target, todo, "IMPORTING", lane.move.source))
+        errors = _own(lane, paces, todo)
+        lasting = {slot: e for slot, e in errors.items() if e.code != "NOREPLICAS"}
+        _no_errors(lane, errors if time.monotonic() > deadline else lasting)
+        todo = list(errors)
+    if slots:
+        _raise_epoch(lane)
+        errors = _setslot(lane, paces, lane.source, slots, "NODE", lane.move.target)
+        _no_errors(lane, {s: e for s, e in errors.items() if not _is_replica_now(e)})
+        _tell_others(lane, slots)
+        _count_done(lane, slots)
+
+
+def _is_replica_now(error: ReplyError) -> bool:
+    """An emptied source may have turned into the target's replica already (redis #9223)."""
+    return any(words in error.text for words in NOT_PRIMARY)
+
+
+def _count_done(lane: Lane, slots: list[int]) -> None:
+    lane.donor.slots_left -= len(slots)
+    lane.slots_done.extend(slots)
+
+
+def _node_commands(lane: Lane, slots: list[int]) -> list[Command]:
+    return [("CLUSTER", "SETSLOT", slot, "NODE", lane.move.target) for slot in slots]
+
+
+def _own(lane: Lane, paces: _Paces, slots: list[int]) -> dict[int, ReplyError]:
+    replies = lane.setslots(lane.target, _node_commands(lane, slots), paces.slots)
+    return {s: r for s, r in zip(slots, replies) if isinstance(r, ReplyError)}
+
+
+def _raise_epoch(lane: Lane) -> None:
+    """Makes sure that the target's claim beats the source's."""
+    for _try in range(3):
+        if _epoch(lane.target) > _epoch(lane.source):
+            return
+        lane.target.call("CLUSTER", "BUMPEPOCH")
+    raise Stopped(
+        f"{lane.name}: the target's epoch stays at or below the source's, its claim may not hold. "
+        "Look at CLUSTER NODES of both, then run it again."
+    )
+
+
+def _epoch(server: Server) -> int:
+    return int(parse_info(text(server.call("CLUSTER", "INFO"))).get("cluster_my_epoch", 0))
+
+
+def _tell_others(lane: Lane, slots: list[int]) -> None:
+    """All other primaries; one that does not take it learns it by gossip."""
+    commands = _node_commands(lane, slots)
+    for node_id, replies in lane.cluster.tell(lane.bystanders, commands).items():
+        errors = [replies] if isinstance(replies, KeyslotError) else replies
+        for error in errors:
+            if isinstance(error, KeyslotError):
+                name = lane.topology.name(node_id)
+                lane.tally.warn(f"{name} could not be told of new owners: {error}")
+                break
+
+
+# --- going on after a loss ----------------------------------------------------------------------
+
+
+def _resume(lane: Lane, slots: list[int]) -> list[int]:
+    """Waits until nothing of an earlier MIGRATE can arrive any more; returns the slots that are
+    still the source's. Those that the target owns already are handed over to the end."""
+    with lane.taker.waiting():
+        wait_for_late_restores(lane)
+    target = parse_view(text(lane.target.call("CLUSTER", "NODES")))
+    owned = set(from_ranges(target.me.ranges)).intersection(slots)
+    if owned:
+        done = sorted(owned)
+        with lane.donor.lock:
+            _raise_epoch(lane)
+            lane.source.pipeline(_node_commands(lane, done))
+            _tell_others(lane, done)
+            _count_done(lane, done)
+    return [slot for slot in slots if slot not in owned]
+
+
+def wait_for_late_restores(lane: Lane) -> None:
+    """Until the target answers on a new connection and no connection by which the source sent
+    keys is left there: a frozen target carries out what lies in its buffers when it wakes.
+
+    Raises Stopped after `wait_timeout` seconds.
+    """
+    started = time.monotonic()
+    reason = ""
+    while time.monotonic() < started + lane.movement.wait_timeout:
+        try:
+            late = _late_clients(lane, strict=time.monotonic() < started + NEW_CLIENT_PATIENCE)
+            if not late:
+                return
+            reason = f"connections by which keys arrive are still open there: {', '.join(late)}"
+        except ReplyError as exc:
+            raise Stopped(f"{lane.name}: {exc}. Grant the user +client|list +client|id.") from None
+        except (LostConnection, Unreachable) as exc:
+            reason = str(exc)
+        time.sleep(0.1)
+    raise Stopped(f"{lane.name} can't go on safely: {reason}. Run it again when it answers.")
+
+
+def _late_clients(lane: Lane, strict: bool) -> list[str]:
+    """Addresses of the target's clients, older than our probe, that come from the source's host
+    and have sent keys; with `strict` also of those that have sent nothing to tell them by."""
+    login = dataclasses.replace(lane.cluster.login, command_timeout=2.0)
+    probe = Server(lane.target.host, lane.target.port, login)
+    try:
+        own_id, clients = probe.all_ok([("CLIENT", "ID"), ("CLIENT", "LIST")])
+    finally:
+        probe.close()
+    lane.source.call("PING")
+    hosts = {lane.topology.lines[lane.move.source].host, lane.source.host}
+    commands = ("restore-asking", "restore", *(("null", "auth", "select") if strict else ()))
+    late = []
+    for line in text(clients).splitlines():
+        found = dict(part.partition("=")[::2] for part in line.split(" "))
+        host = found.get("addr", "").rpartition(":")[0].strip("[]")
+        older = int(found.get("id", 0)) < int(own_id)
+        if older and host in hosts and found.get("cmd", "").lower() in commands:
+            late.append(found["addr"])
+    return late

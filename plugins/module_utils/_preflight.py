@@ -1,0 +1,199 @@
+# Copyright (c) 2026, keyslot.redis contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# This module util is **PRIVATE** to the collection: it can change in breaking ways at any time.
+
+"""Everything that is checked before anything is changed. Each check raises Refused."""
+
+from __future__ import annotations
+
+import typing as t
+
+from ansible_collections.keyslot.redis.plugins.module_utils._cluster import Cluster, told_ok
+from ansible_collections.keyslot.redis.plugins.module_utils._errors import (
+    KeyslotError,
+    Refused,
+    ReplyError,
+)
+from ansible_collections.keyslot.redis.plugins.module_utils._lane import Movement
+from ansible_collections.keyslot.redis.plugins.module_utils._plan import Move
+from ansible_collections.keyslot.redis.plugins.module_utils._server import Command, text, to_map
+from ansible_collections.keyslot.redis.plugins.module_utils._topology import (
+    Report,
+    Topology,
+    version_tuple,
+)
+
+# Harmless forms: each is refused for another reason, or does nothing, where it is permitted.
+_SETSLOT: Command = ("CLUSTER", "SETSLOT", 16384, "STABLE")
+_PROBE_KEY = b"keyslot-permission-probe"
+_SOURCE: tuple[Command, ...] = (
+    _SETSLOT,
+    ("CLUSTER", "COUNTKEYSINSLOT", 0),
+    ("CLUSTER", "GETKEYSINSLOT", 0, 0),
+    ("MIGRATE", "127.0.0.1", 1, "", 0, 1, "KEYS", _PROBE_KEY),
+)
+_TARGET: tuple[Command, ...] = (_SETSLOT, ("RESTORE-ASKING", _PROBE_KEY, 0, b""))
+_SIZES: Command = ("MEMORY", "USAGE", _PROBE_KEY)
+
+_OVER = ("success", "failed", "cancelled")
+
+
+def check_cluster(topology: Topology) -> None:
+    """All slots are served, all nodes tell the same map, and each says that the state is ok."""
+    if topology.uncovered:
+        raise Refused(
+            f"slots {', '.join(topology.uncovered)} are served by nobody. Nothing was changed: "
+            "assign them first, keyslot.redis.redis_cluster_fix does it."
+        )
+    wrong = told_ok(topology)
+    if wrong:
+        raise Refused(
+            f"the cluster is not in order: {wrong}. Nothing was changed: wait until its nodes "
+            "agree, or repair it with keyslot.redis.redis_cluster_fix."
+        )
+
+
+def check_moves(
+    cluster: Cluster,
+    topology: Topology,
+    moves: t.Sequence[Move],
+    key_counts: t.Mapping[int, int],
+    movement: Movement,
+) -> None:
+    """The nodes concerned and their replicas answer, no one else is at work, versions, permissions
+    and memory fit."""
+    concerned = {node for move in moves for node in (move.source, move.target)}
+    _check_present(topology, concerned)
+    _check_idle(cluster, topology)
+    for move in moves:
+        _check_versions(topology, move)
+    _check_memory(topology, moves, key_counts)
+    _check_permissions(cluster, topology, moves, movement)
+
+
+def _check_present(topology: Topology, concerned: set[str]) -> None:
+    for node_id in sorted(concerned - set(topology.joining)):
+        family = [node_id, *sorted(line.id for line in topology.replicas_of(node_id))]
+        for member in family:
+            if member in topology.missing:
+                raise Refused(
+                    f"{topology.name(member)} can't be reached: {topology.missing[member]} Nothing "
+                    f"was changed: {_remedy(topology, member, node_id)}"
+                )
+            if not topology.reports[member].link_up:
+                raise Refused(
+                    f"the replica {topology.name(member)} is not in step with its primary "
+                    f"{topology.name(node_id)}. Nothing was changed: wait until its link is up."
+                )
+
+
+def _remedy(topology: Topology, member: str, primary: str) -> str:
+    if member == primary:
+        return "bring it back, or let its replica take over, and run it again."
+    return "bring the replica back, or remove it with keyslot.redis.redis_cluster_forget."
+
+
+def _check_idle(cluster: Cluster, topology: Topology) -> None:
+    for node_id, report in sorted(topology.reports.items()):
+        if int(report.cluster_info.get("cluster_slot_migration_active_tasks", 0)):
+            raise Refused(
+                f"an atomic slot migration is under way on {topology.name(node_id)}. Nothing was "
+                "changed: wait for its end (CLUSTER MIGRATION STATUS ALL), or cancel it."
+            )
+    modern = [
+        line.id
+        for line in topology.primaries
+        if line.id in topology.reports and _has_slot_jobs(topology.reports[line.id])
+    ]
+    for node_id, replies in cluster.tell(modern, [("CLUSTER", "GETSLOTMIGRATIONS")]).items():
+        jobs = [] if isinstance(replies, KeyslotError) else replies[0]
+        for job in [] if isinstance(jobs, ReplyError) else jobs:
+            told = to_map(job)
+            if told.get("state") not in _OVER:
+                raise Refused(
+                    f"{topology.name(node_id)} has a slot migration of slots "
+                    f"{told.get('slot_ranges')} under way ({told.get('state')}). Nothing was "
+                    "changed: wait for its end, or cancel it (CLUSTER CANCELSLOTMIGRATIONS)."
+                )
+
+
+def _has_slot_jobs(report: Report) -> bool:
+    return report.family == "valkey" and version_tuple(report.version) >= (9, 0)
+
+
+def _check_versions(topology: Topology, move: Move) -> None:
+    """A dump can be read by the same version and later ones. Valkey reads what Redis wrote up to
+    7.2, and Redis from 7.2 on what Valkey wrote before 9."""
+    if move.target in topology.joining:
+        return
+    source, target = topology.reports[move.source], topology.reports[move.target]
+    given, taken = version_tuple(source.version), version_tuple(target.version)
+    if source.family == target.family:
+        fits = taken >= given
+    elif target.family == "valkey":
+        fits = given <= (7, 2)
+    else:
+        fits = given < (9, 0) and taken >= (7, 2)
+    if not fits:
+        raise Refused(
+            f"{topology.name(move.target)} runs {target.family} {target.version}, which can't read "
+            f"keys of {source.family} {source.version} ({topology.name(move.source)}). Nothing was "
+            "changed: move slots to nodes of the same or a later version."
+        )
+
+
+def _check_memory(
+    topology: Topology, moves: t.Sequence[Move], key_counts: t.Mapping[int, int]
+) -> None:
+    """An estimate by the source's bytes a key; a target without `maxmemory` takes everything."""
+    needed: dict[str, float] = {}
+    for move in moves:
+        source = topology.reports[move.source]
+        each = source.number("used_memory_dataset") / max(1, source.key_count)
+        keys = sum(key_counts.get(slot, 0) for slot in move.slots)
+        needed[move.target] = needed.get(move.target, 0) + keys * each
+    for target, size in needed.items():
+        if target in topology.joining:
+            continue
+        report = topology.reports[target]
+        limit, used = report.number("maxmemory"), report.number("used_memory")
+        if limit and size > limit - used:
+            raise Refused(
+                f"{topology.name(target)} would take about {int(size)} bytes, but has room for "
+                f"{max(0, limit - used)} (maxmemory {limit}, {used} used). Nothing was changed: "
+                "raise its maxmemory, or give it fewer slots."
+            )
+
+
+def _check_permissions(
+    cluster: Cluster, topology: Topology, moves: t.Sequence[Move], movement: Movement
+) -> None:
+    sources = {move.source for move in moves}
+    targets = {move.target for move in moves}
+
+    def denied(node_id: str) -> list[str]:
+        probes: list[Command] = [_SETSLOT]
+        if node_id in sources:
+            probes = [*_SOURCE, *([_SIZES] if movement.big_key_bytes else [])]
+        elif node_id in targets:
+            probes = list(_TARGET)
+        replies = cluster.server(node_id).pipeline(probes)
+        pairs = zip(probes, replies)
+        return [_acl_name(c) for c, r in pairs if isinstance(r, ReplyError) and r.code == "NOPERM"]
+
+    asked = [line.id for line in topology.primaries if line.id in topology.reports]
+    for node_id, found in cluster.each(asked, denied).items():
+        if isinstance(found, KeyslotError):
+            raise Refused(f"{found} Nothing was changed.")
+        if found:
+            raise Refused(
+                f"the user may not run {', '.join(found)} on {topology.name(node_id)}. Nothing was "
+                f"changed: grant it {' '.join('+' + name for name in found)} and all keys (~*)."
+            )
+
+
+def _acl_name(command: Command) -> str:
+    words = [text(word).lower() for word in command[:2] if isinstance(word, (str, bytes))]
+    return "|".join(words) if words[0] in ("cluster", "memory") else words[0]

@@ -1,0 +1,236 @@
+# Copyright (c) 2026, keyslot.redis contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# This module util is **PRIVATE** to the collection: it can change in breaking ways at any time.
+
+"""Open slots that a run finds: finish those that lead to its goal, clear stale markers, refuse the
+rest."""
+
+from __future__ import annotations
+
+import time
+import typing as t
+from dataclasses import dataclass
+
+from ansible_collections.keyslot.redis.plugins.module_utils._cluster import Cluster, told_ok
+from ansible_collections.keyslot.redis.plugins.module_utils._errors import KeyslotError, Refused
+from ansible_collections.keyslot.redis.plugins.module_utils._plan import Goal
+from ansible_collections.keyslot.redis.plugins.module_utils._server import (
+    Reply,
+    by_database,
+    in_databases,
+)
+from ansible_collections.keyslot.redis.plugins.module_utils._topology import (
+    OpenSlot,
+    Report,
+    Topology,
+    version_tuple,
+)
+
+WATCH_SECONDS = 0.5
+WATCH_KEYS = 100
+
+
+@dataclass(frozen=True)
+class Opened:
+    """`finish` are (source, target, slot) that lead to the goal; `stale` markers stand on nodes
+    that neither own the slot nor hold keys of it, as far as they let us see."""
+
+    finish: tuple[tuple[str, str, int], ...]
+    stale: tuple[OpenSlot, ...]
+
+
+def databases_of(cluster: Cluster, topology: Topology, node_id: str) -> list[int]:
+    """The databases of a node; more than one only on Valkey 9 and later (`cluster-databases`)."""
+    report = topology.reports[node_id]
+    told = report.config.get("cluster-databases")
+    if told is not None:
+        return list(range(int(told)))
+    if report.family != "valkey" or version_tuple(report.version) < (9, 0):
+        return [0]
+    found = [0]
+    while True:
+        replies = cluster.server(node_id).pipeline([("SELECT", len(found)), ("SELECT", 0)])
+        if isinstance(replies[0], KeyslotError):
+            return found
+        found.append(len(found))
+
+
+def count_keys(
+    cluster: Cluster, topology: Topology, node_id: str, slots: t.Sequence[int]
+) -> dict[int, int]:
+    """Keys of each slot in all databases. It means something only for slots that the node owns or
+    imports."""
+    databases = databases_of(cluster, topology, node_id)
+    counts = dict.fromkeys(slots, 0)
+    server = cluster.server(node_id)
+    for start in range(0, len(slots), 512):
+        part = slots[start : start + 512]
+        commands = [("CLUSTER", "COUNTKEYSINSLOT", slot) for slot in part]
+        replies = server.all_ok(in_databases(databases, commands))
+        for answers in by_database(databases, replies):
+            for slot, count in zip(part, answers):
+                counts[slot] += count
+    return counts
+
+
+def sort_open_slots(cluster: Cluster, topology: Topology, goal: Goal) -> Opened:
+    """Raises Refused for an open slot that is neither of the goal nor stale."""
+    markers: dict[int, list[OpenSlot]] = {}
+    for marker in topology.open_slots:
+        markers.setdefault(marker.slot, []).append(marker)
+    importing: dict[str, list[int]] = {}
+    for marker in topology.open_slots:
+        if marker.kind == "importing":
+            importing.setdefault(marker.node, []).append(marker.slot)
+    held = {node: count_keys(cluster, topology, node, slots) for node, slots in importing.items()}
+    owners = list(topology.owners)
+    finish: list[tuple[str, str, int]] = []
+    stale: list[OpenSlot] = []
+    for slot, found in sorted(markers.items()):
+        target = _target(topology, goal, found, held, owners)
+        if target is not None:
+            finish.append((owners[slot] or "", target, slot))
+            owners[slot] = target
+        owner = topology.owners[slot]
+        rest = [m for m in found if m.node not in (owner, target)]
+        full = [m for m in rest if m.kind == "importing" and held[m.node][slot]]
+        if full or (target is None and any(m.node == owner for m in found)):
+            raise Refused(_foreign(topology, slot, found, held))
+        stale += rest
+    return Opened(tuple(finish), tuple(stale))
+
+
+def _target(
+    topology: Topology,
+    goal: Goal,
+    markers: list[OpenSlot],
+    held: t.Mapping[str, t.Mapping[int, int]],
+    owners: list[str | None],
+) -> str | None:
+    """Where the slot is on its way to, if the goal would have it there."""
+    slot = markers[0].slot
+    owner = owners[slot]
+    heading = [m.peer for m in markers if m.node == owner and m.kind == "migrating"]
+    if not heading:
+        heading = [m.node for m in markers if m.kind == "importing" and held[m.node][slot]]
+    if owner is None or len(heading) != 1 or heading[0] not in topology.reports:
+        return None
+    target = heading[0]
+    fits = topology.lines[target].is_primary and goal.finishes(slot, owner, target, owners)
+    return target if fits else None
+
+
+def _foreign(
+    topology: Topology,
+    slot: int,
+    markers: list[OpenSlot],
+    held: t.Mapping[str, t.Mapping[int, int]],
+) -> str:
+    told = []
+    for marker in markers:
+        way = "to" if marker.kind == "migrating" else "from"
+        keys = ""
+        if marker.kind == "importing":
+            keys = f" and holds {held[marker.node][slot]} keys of it"
+        told.append(
+            f"{topology.name(marker.node)} is {marker.kind} it {way} "
+            f"{topology.name(marker.peer)}{keys}"
+        )
+    return (
+        f"slot {slot} is open, and not on the way to where this run would have it: "
+        f"{'; '.join(told)}. Nothing was changed: let the run that opened it finish, run that one "
+        "again, or repair it with keyslot.redis.redis_cluster_fix."
+    )
+
+
+def clear_stale(cluster: Cluster, topology: Topology, stale: t.Iterable[OpenSlot]) -> None:
+    """STABLE for markers on nodes that hold no key of the slot.
+
+    A node counts only the keys of slots that it owns or imports, so it imports the slot first.
+    Raises Refused, and leaves the marker, where there are keys.
+    """
+    for marker in stale:
+        server = cluster.server(marker.node)
+        owner = topology.owners[marker.slot]
+        if marker.kind == "migrating" and owner is not None:
+            server.call("CLUSTER", "SETSLOT", marker.slot, "IMPORTING", owner)
+        keys = count_keys(cluster, topology, marker.node, [marker.slot])[marker.slot]
+        if keys:
+            raise Refused(
+                f"{topology.name(marker.node)} holds {keys} keys of slot {marker.slot}, which is "
+                f"{topology.name(owner or '')}'s, and clients can't see them. Nothing was moved: "
+                "repair it with keyslot.redis.redis_cluster_fix, and do not restart that node."
+            )
+        server.call("CLUSTER", "SETSLOT", marker.slot, "STABLE")
+
+
+def check_nobody_moves(
+    cluster: Cluster, topology: Topology, finish: t.Sequence[tuple[str, str, int]]
+) -> None:
+    """Raises Refused if keys of the open slots go to their targets while we only watch: somebody
+    else is at work."""
+    before = {
+        (source, target, slot): _some_keys(cluster, source, slot) for source, target, slot in finish
+    }
+    if not any(before.values()):
+        return
+    time.sleep(WATCH_SECONDS)
+    for (source, target, slot), names in before.items():
+        gone = names - _some_keys(cluster, source, slot, most=10 * WATCH_KEYS)
+        commands = [c for name in gone for c in (("ASKING",), ("EXISTS", name))]
+        arrived: list[Reply] = cluster.server(target).pipeline(commands)[1::2] if commands else []
+        if any(reply == 1 for reply in arrived):
+            raise Refused(
+                f"somebody else is moving slot {slot} from {topology.name(source)} to "
+                f"{topology.name(target)} right now: {sum(r == 1 for r in arrived)} keys went "
+                f"while we watched for {WATCH_SECONDS} s. Nothing was changed: let that run end."
+            )
+
+
+def _some_keys(cluster: Cluster, node_id: str, slot: int, most: int = WATCH_KEYS) -> set[bytes]:
+    return set(cluster.server(node_id).call("CLUSTER", "GETKEYSINSLOT", slot, most))
+
+
+def thaw_importers(
+    cluster: Cluster,
+    topology: Topology,
+    finish: t.Sequence[tuple[str, str, int]],
+    wait_timeout: float,
+) -> Topology:
+    """Heals targets that still name a dead owner for a slot which they import.
+
+    A Redis node ignores gossip about a slot that it imports: after a failover of the source it
+    keeps the old owner and may say that the cluster is down. STABLE lets it hear the news; the
+    keys stay, hidden until it imports the slot again, at once.
+    """
+    frozen = [
+        (source, target, slot)
+        for source, target, slot in finish
+        if topology.reports[target].view.owners[slot] != source
+    ]
+    if not frozen or not _explained(topology, frozen):
+        return topology
+    for _source, target, slot in frozen:
+        cluster.server(target).call("CLUSTER", "SETSLOT", slot, "STABLE")
+    try:
+        cluster.wait(wait_timeout, told_ok, "agreement on the owners of the open slots")
+    finally:
+        for source, target, slot in frozen:
+            cluster.server(target).call("CLUSTER", "SETSLOT", slot, "IMPORTING", source)
+    return cluster.observe()
+
+
+def _explained(topology: Topology, frozen: t.Sequence[tuple[str, str, int]]) -> bool:
+    """Whether nothing but these slots on these targets is out of order."""
+    for report in topology.reports.values():
+        own = {slot for _source, target, slot in frozen if target == report.id}
+        if not (report.state_ok or own) or _differing(topology, report) - own:
+            return False
+    return True
+
+
+def _differing(topology: Topology, report: Report) -> set[int]:
+    pairs = enumerate(zip(report.view.owners, topology.owners))
+    return {slot for slot, (told, owner) in pairs if told != owner}

@@ -1,0 +1,115 @@
+# Copyright (c) 2026, keyslot.redis contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What users get: the tarball holds what it should, and works where nothing else is."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+BIN = Path(sys.executable).parent
+MODULES = sorted(path.stem for path in ROOT.glob("plugins/modules/*.py"))
+
+WRITTEN_BY_THE_BUILD = {"MANIFEST.json", "FILES.json"}
+FOLDERS = {"LICENSES", "changelogs", "docs", "meta", "playbooks", "plugins", "roles"}
+FILES = {"CHANGELOG.md", "LICENSE", "README.md"}
+
+
+def _run(collections: Path, *command: str) -> str:
+    """Run a tool of the virtual environment that sees these collections and no others."""
+    done = subprocess.run(
+        [str(BIN / command[0]), *command[1:]],
+        cwd=collections,
+        env={**os.environ, "ANSIBLE_COLLECTIONS_PATH": str(collections)},
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def tarball(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("build")
+    _run(folder, "ansible-galaxy", "collection", "build", "--output-path", str(folder), str(ROOT))
+    (path,) = folder.iterdir()
+    return path
+
+
+@pytest.fixture(scope="module")
+def names(tarball: Path) -> list[str]:
+    with tarfile.open(tarball) as archive:
+        return archive.getnames()
+
+
+@pytest.fixture(scope="module")
+def installed(tarball: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("collections")
+    install = ("ansible-galaxy", "collection", "install", "--offline")
+    _run(folder, *install, "--collections-path", str(folder), str(tarball))
+    return folder
+
+
+def test_its_name_is_that_of_the_release(tarball: Path) -> None:
+    assert tarball.name == "keyslot-redis-1.0.0.tar.gz"
+
+
+def test_top_level_is_what_users_need_and_nothing_else(names: list[str]) -> None:
+    # All that is in the tree must be in the tarball; what is not written yet can't be.
+    expected = {name for name in FOLDERS | FILES if (ROOT / name).exists()}
+    assert {name.split("/")[0] for name in names} == expected | WRITTEN_BY_THE_BUILD
+
+
+def test_holds_the_licence(names: list[str]) -> None:
+    assert {"LICENSE", "LICENSES/GPL-3.0-or-later.txt"} <= set(names)
+
+
+@pytest.mark.parametrize("part", ["tests", "benchmarks", "__pycache__", "fragments"])
+def test_holds_no_such_folder_at_any_depth(names: list[str], part: str) -> None:
+    assert [name for name in names if part in name.split("/")] == []
+
+
+def test_holds_no_hidden_file(names: list[str]) -> None:
+    assert [name for name in names if any(p.startswith(".") for p in name.split("/"))] == []
+
+
+def test_every_plugin_role_and_playbook_is_in_it(names: list[str]) -> None:
+    in_tree = {
+        path.relative_to(ROOT).as_posix()
+        for folder in ("plugins", "roles", "playbooks", "meta")
+        for path in (ROOT / folder).rglob("*")
+        if path.is_file() and path.suffix != ".pyc"
+    }
+    assert in_tree <= set(names)
+
+
+def test_installs_without_a_network(installed: Path) -> None:
+    manifest = installed / "ansible_collections/keyslot/redis/MANIFEST.json"
+    info = json.loads(manifest.read_text(encoding="utf-8"))["collection_info"]
+    assert (info["namespace"], info["name"], info["license"]) == (
+        "keyslot",
+        "redis",
+        ["GPL-3.0-or-later"],
+    )
+
+
+@pytest.mark.skipif(not MODULES, reason="no modules in the tree")
+def test_documentation_of_every_module_shows_from_the_installed_copy(installed: Path) -> None:
+    names = [f"keyslot.redis.{name}" for name in MODULES]
+    shown = json.loads(_run(installed, "ansible-doc", "--json", "-t", "module", *names))
+    assert sorted(shown) == names
+    for name, parts in shown.items():
+        assert parts["doc"]["filename"].startswith(str(installed)), name
+        assert parts["doc"]["options"].get("login_host"), name
+        assert parts["examples"], name
+        assert parts["return"], name

@@ -33,7 +33,6 @@ extends_documentation_fragment:
   - keyslot.redis._attributes.info_module
   - keyslot.redis._connection
 seealso:
-  - module: keyslot.redis.redis_cluster_fix
   - module: keyslot.redis.redis_cluster_rebalance
 author:
   - keyslot.redis contributors (@keyslot)
@@ -143,6 +142,7 @@ nodes:
       version: 9.1.0
       key_count: null
       used_memory: null
+      slot_stats: null
   contains:
     id:
       description: Id of the node.
@@ -185,6 +185,13 @@ nodes:
     used_memory:
       description: Memory that the node uses, in bytes. V(null) unless O(gather) contains V(memory).
       type: int
+    slot_stats:
+      description:
+        - The up to ten slots of the node that hold the most keys, each with C(slot), C(key_count) and
+          what else the server counts.
+        - V(null) unless O(gather) contains V(slot_stats), and where the server does not count.
+      type: list
+      elements: dict
 open_slots:
   description:
     - Slots that a node has marked as being moved.

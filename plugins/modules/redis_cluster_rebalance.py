@@ -81,7 +81,6 @@ attributes:
     support: full
 seealso:
   - module: keyslot.redis.redis_slot_migrate
-  - module: keyslot.redis.redis_cluster_fix
   - module: keyslot.redis.redis_cluster_info
 author:
   - keyslot.redis contributors (@keyslot)

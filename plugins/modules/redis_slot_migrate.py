@@ -84,7 +84,6 @@ attributes:
     support: full
 seealso:
   - module: keyslot.redis.redis_cluster_rebalance
-  - module: keyslot.redis.redis_cluster_fix
   - module: keyslot.redis.redis_cluster_info
 author:
   - keyslot.redis contributors (@keyslot)

@@ -143,6 +143,11 @@ class LiveClients:
         return sum(len(worker.samples) for worker in self._workers)
 
     @property
+    def writes(self) -> int:
+        """How many of them were writes."""
+        return sum(len(worker.samples) for worker in self._writers)
+
+    @property
     def errors(self) -> Counter[str]:
         """What failed for good, by text; MOVED, ASK and TRYAGAIN are followed and don't count."""
         return sum((worker.errors for worker in self._workers), Counter())
@@ -155,7 +160,7 @@ class LiveClients:
     @property
     def latencies(self) -> list[float]:
         """Seconds of every operation that succeeded."""
-        return [seconds for _, seconds in self.samples]
+        return [seconds for _start, seconds in self.samples]
 
     def between(self, start: float, end: float) -> list[float]:
         """Latencies of the operations that began or ended from start to end (monotonic)."""

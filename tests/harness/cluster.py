@@ -82,7 +82,7 @@ def parse_ranges(words: Iterable[str]) -> list[tuple[int, int]]:
     """`0-99`, `200` … as pairs of first and last slot."""
     pairs = []
     for word in words:
-        first, _, last = word.partition("-")
+        first, _dash, last = word.partition("-")
         pairs.append((int(first), int(last or first)))
     return pairs
 
@@ -213,7 +213,7 @@ class Cluster:
 
     def _start_nodes(self, count: int, extra: Mapping[str, str | int]) -> list[Node]:
         """Start servers side by side; one that finds its port taken gets another."""
-        nodes = [self._new_node(extra) for _ in range(count)]
+        nodes = [self._new_node(extra) for _number in range(count)]
         for index, node in enumerate(nodes):
             nodes[index] = self._ready(node, extra)
         return nodes
@@ -459,7 +459,7 @@ class AskingCluster(RedisCluster):
             return known
         strangers = self.__dict__.setdefault("_strangers", {})
         if node_name not in strangers:
-            name_host, _, name_port = node_name.rpartition(":")
+            name_host, _colon, name_port = node_name.rpartition(":")
             strangers[node_name] = ClusterNode(name_host, int(name_port))
         return strangers[node_name]
 

@@ -125,7 +125,7 @@ def _commands(number: int, name: bytes, rng: random.Random, value_bytes: int) ->
 
 def _value_command(number: int, name: bytes, rng: random.Random, value_bytes: int) -> Command:
     """The one command that writes the value; each type and encoding in turn."""
-    words = [b"%x" % rng.getrandbits(48) for _ in range(4)]
+    words = [b"%x" % rng.getrandbits(48) for _number in range(4)]
     if number % 100 == 51:
         return ("PFADD", name, *words)
     if number % 1000 == 7:
@@ -138,7 +138,7 @@ def _value_command(number: int, name: bytes, rng: random.Random, value_bytes: in
     if kind == 5:
         return ("SADD", name, *words, b"with space\n")
     if kind == 6:
-        return ("SADD", name, *(rng.getrandbits(31) for _ in range(5)))
+        return ("SADD", name, *(rng.getrandbits(31) for _number in range(5)))
     if kind == 7:
         return ("HSET", name, *words, b"", b"\x00")
     if kind == 8:
@@ -291,7 +291,7 @@ def pipe(client: redis.Redis, commands: Iterable[Command]) -> list[Any]:
 def _exchange(connection: Any, batch: Sequence[bytes]) -> Iterator[Any]:
     if batch:
         connection.send_packed_command([b"".join(batch)])
-    for _ in batch:
+    for _command in batch:
         try:
             yield connection.read_response(disable_decoding=True)
         except redis.ResponseError as error:

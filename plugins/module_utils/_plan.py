@@ -151,7 +151,10 @@ class BalanceGoal:
 
     def moves(self, owners: Owners) -> list[Move]:
         if not self.weights:
-            raise OptionError("every primary would be drained: leave one to take the slots.")
+            raise OptionError(
+                "every primary that has slots would be drained: leave one, or name an empty one in "
+                "weights, to take the slots."
+            )
         counts = Counter(owner for owner in owners if owner is not None)
         shares = {**dict.fromkeys(self.drain, 0), **self.shares(owners)}
         if not self._is_off(counts):
@@ -169,11 +172,12 @@ class BalanceGoal:
         return any(abs(counts[node] - share) > share * limit for node, share in fair.items())
 
 
-def check_weight(weight: float) -> float:
+def check_weight(weight: float, of: str = "a node") -> float:
     """The weight again; raises OptionError unless it is a finite number above 0."""
     if not math.isfinite(weight) or weight <= 0:
         raise OptionError(
-            f"a weight must be a number above 0, not {weight}: to empty a node, name it in drain."
+            f"the weight of {of} must be a number above 0, not {weight:g}: to empty a node, "
+            "name it in drain."
         )
     return weight
 
@@ -202,14 +206,13 @@ def _divide(
 
 def _fill(held: t.Mapping[str, int], weights: t.Mapping[str, float], total: int) -> dict[str, int]:
     """`held` plus `total` more slots, each to the node that is then the least loaded."""
-    exact = {node: Fraction(weight) for node, weight in weights.items()}
     shares = dict(held)
-    heap = [((count + 1) / exact[node], node) for node, count in shares.items()]
+    heap = [((count + 1) / weights[node], node) for node, count in shares.items()]
     heapq.heapify(heap)
     for _slot in range(total):
         node = heap[0][1]
         shares[node] += 1
-        heapq.heapreplace(heap, ((shares[node] + 1) / exact[node], node))
+        heapq.heapreplace(heap, ((shares[node] + 1) / weights[node], node))
     return shares
 
 
@@ -245,16 +248,19 @@ def _pick(given: set[int], held: set[int], count: int) -> set[int]:
     """`count` slots of `given` that keep both maps in few ranges: first what touches the taker's
     ranges, then the largest; whole ranges as long as they fit, at most one is cut."""
     picked: set[int] = set()
-    while len(picked) < count:
-        ours = held | picked
-        first, last = max(
-            to_ranges(given - picked),
-            key=lambda r: (r[0] - 1 in ours or r[1] + 1 in ours, r[1] - r[0], -r[0]),
-        )
-        size = min(count - len(picked), last - first + 1)
-        from_low = first - 1 in ours
-        start = first if from_low else last - size + 1
-        picked.update(range(start, start + size))
+    by_size = sorted(to_ranges(given), key=lambda r: (r[0] - r[1], r[0]))
+    for touching in (True, False):
+        to_cut = None
+        for first, last in by_size:
+            if (first - 1 in held or last + 1 in held) == touching:
+                if last - first < count - len(picked):
+                    picked.update(range(first, last + 1))
+                else:
+                    to_cut = to_cut or (first, last)
+        left = count - len(picked)
+        if to_cut and left:
+            start = to_cut[0] if to_cut[0] - 1 in held else to_cut[1] - left + 1
+            picked.update(range(start, start + left))
     return picked
 
 

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import re
 import typing as t
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -21,6 +22,8 @@ from ansible_collections.keyslot.redis.plugins.module_utils._slots import (
 )
 
 MIN_PREFIX = 8
+
+_SLOTS_TEXT = re.compile(r"\d+(-\d+)?\Z")
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,7 @@ def parse_line(text: str) -> Line:
         primary_id=None if primary_id == "-" else primary_id,
         epoch=int(epoch),
         linked=link == "connected",
-        slots_text=tuple(item for item in slots if not item.startswith("[")),
+        slots_text=tuple(item for item in slots if _SLOTS_TEXT.match(item)),
         migrating=markers["->-"],
         importing=markers["-<-"],
     )
@@ -199,7 +202,7 @@ class Report:
 
 def version_tuple(text: str) -> tuple[int, int]:
     """(major, minor) of `7.0.15`, `9.1.0-rc2`, `255.255.255`."""
-    major, minor, *_rest = [*text.replace("-", ".").split("."), "0"]
+    major, minor, *_rest = [*re.findall(r"\d+", text.partition("-")[0]), "0", "0"]
     return int(major), int(minor)
 
 
@@ -242,9 +245,10 @@ class Topology:
         lines: dict[str, Line] = dict(self.joining)
         for report in sorted(self.reports.values(), key=lambda report: report.id != self.entry):
             for line in report.view.lines.values():
-                lines.setdefault(line.id, line)
+                if line.id != report.id:
+                    lines.setdefault(line.id, line)
         for report in self.reports.values():
-            lines[report.id] = _own_line(report, lines[report.id])
+            lines[report.id] = _own_line(report, lines.get(report.id, report.view.me))
         return lines
 
     def without(self, node_ids: t.Collection[str]) -> Topology:
@@ -453,8 +457,8 @@ def _own_line(report: Report, told: Line) -> Line:
 
 
 def format_address(host: str, port: int) -> str:
-    """`host:port`, IPv6 in brackets, names in lower case."""
-    return f"[{host}]:{port}" if ":" in host else f"{host.lower()}:{port}"
+    """`host:port` in lower case, IPv6 in brackets."""
+    return f"[{host.lower()}]:{port}" if ":" in host else f"{host.lower()}:{port}"
 
 
 def split_address(text: str) -> tuple[str, int]:
@@ -464,6 +468,6 @@ def split_address(text: str) -> tuple[str, int]:
     """
     host, _colon, port = text.strip().rpartition(":")
     host = host.strip("[]")
-    if not host or not port.isdigit() or not 0 < int(port) < 65536:
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
         raise OptionError(f"'{text}' is not an address: give host:port, IPv6 as [address]:port.")
     return host, int(port)

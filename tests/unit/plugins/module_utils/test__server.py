@@ -1,0 +1,127 @@
+# Copyright (c) 2026, keyslot.redis contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import typing as t
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ansible_collections.keyslot.redis.plugins.module_utils._server import (
+    Command,
+    Login,
+    _name,
+    by_database,
+    in_databases,
+    text,
+    to_map,
+)
+
+quick = settings(deadline=None, max_examples=60)
+SECRET = "s3cret"
+
+
+def test_in_database_0_alone_nothing_is_selected() -> None:
+    commands: list[Command] = [("PING",), ("DBSIZE",)]
+    assert in_databases([0], commands) == commands
+    assert by_database([0], ["a", "b"]) == [["a", "b"]]
+
+
+def test_commands_are_given_once_in_each_database() -> None:
+    assert in_databases([0, 3], [("PING",), ("DBSIZE",)]) == [
+        ("SELECT", 0),
+        ("PING",),
+        ("DBSIZE",),
+        ("SELECT", 3),
+        ("PING",),
+        ("DBSIZE",),
+        ("SELECT", 0),
+    ]
+
+
+def test_another_database_alone_is_selected_and_left_again() -> None:
+    assert in_databases([5], [("PING",)]) == [("SELECT", 5), ("PING",), ("SELECT", 0)]
+
+
+@quick
+@given(
+    st.lists(st.integers(0, 15), min_size=1, max_size=5, unique=True),
+    st.lists(st.text("abc", min_size=1), max_size=5),
+)
+def test_replies_come_back_by_database(databases: list[int], words: list[str]) -> None:
+    replies: list[t.Any] = []
+    selected = 0
+    for command in in_databases(databases, [(word,) for word in words]):
+        if command[0] == "SELECT":
+            selected = int(command[1])
+            replies.append(b"OK")
+        else:
+            replies.append((selected, command[0]))
+    assert selected == 0
+    assert by_database(databases, replies) == [
+        [(database, word) for word in words] for database in databases
+    ]
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        [b"cluster-node-timeout", b"15000", "used", 7, b"none", None],
+        {b"cluster-node-timeout": b"15000", "used": 7, b"none": None},
+    ],
+)
+def test_maps_of_both_protocols_are_one(reply: t.Any) -> None:
+    assert to_map(reply) == {"cluster-node-timeout": "15000", "used": 7, "none": None}
+
+
+def test_an_empty_map() -> None:
+    assert to_map([]) == to_map({}) == {}
+
+
+def test_bytes_that_are_no_text_survive() -> None:
+    assert text(b"k\xff") == "k\\xff"
+    assert text("k\xff") == "k\xff"
+
+
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        (("PING",), "PING"),
+        (("CLUSTER", "SETSLOT", 5, "NODE", "id"), "CLUSTER SETSLOT"),
+        (("CONFIG", "SET", "requirepass", SECRET), "CONFIG SET"),
+        (("CLIENT", "LIST"), "CLIENT LIST"),
+        (("FUNCTION", "RESTORE", SECRET), "FUNCTION RESTORE"),
+        (("AUTH", SECRET), "AUTH"),
+        (("AUTH", "user", SECRET), "AUTH"),
+        (("HELLO", 2, "AUTH", "user", SECRET), "HELLO"),
+        (("ACL", "SETUSER", "user", f">{SECRET}"), "ACL"),
+        (("MIGRATE", "host", 1, "", 0, 5, "AUTH2", "user", SECRET, "KEYS", "k"), "MIGRATE"),
+        (("DEL", SECRET.encode()), "DEL"),
+        (("GET", SECRET), "GET"),
+    ],
+)
+def test_a_command_is_named_without_its_secrets(command: Command, name: str) -> None:
+    assert _name(command) == name
+
+
+def test_a_login_does_not_show_its_password() -> None:
+    assert SECRET not in repr(Login("user", SECRET))
+    assert SECRET not in str(Login(password=SECRET))
+
+
+@pytest.mark.parametrize(
+    ("login", "words"),
+    [
+        (Login(), []),
+        (Login("user", None), []),
+        (Login("user", ""), []),
+        (Login(None, SECRET), ["AUTH", SECRET]),
+        (Login("", SECRET), ["AUTH", SECRET]),
+        (Login("user", SECRET), ["AUTH2", "user", SECRET]),
+    ],
+)
+def test_migrate_logs_in_as_we_do(login: Login, words: list[str]) -> None:
+    assert login.migrate_auth == words

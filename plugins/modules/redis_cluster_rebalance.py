@@ -215,11 +215,11 @@ diff:
   returned: success and failure, in diff mode
   sample:
     before: |
-      07c37dfeb235213a872192d90877d0cd55635b91 10.0.0.1:6379 5461 slots 0-5460
-      292f8b365bb7edb5e285caf0b7e6ddc7265d2f4f 10.0.0.4:6379 0 slots
+      10.0.0.1:6379 (07c37dfe): 5461 slots 0-5460
+      10.0.0.4:6379 (292f8b36): 0 slots
     after: |
-      07c37dfeb235213a872192d90877d0cd55635b91 10.0.0.1:6379 4096 slots 1365-5460
-      292f8b365bb7edb5e285caf0b7e6ddc7265d2f4f 10.0.0.4:6379 1365 slots 0-1364
+      10.0.0.1:6379 (07c37dfe): 4096 slots 1365-5460
+      10.0.0.4:6379 (292f8b36): 1365 slots 0-1364
   contains:
     before:
       description: The lines before the run.

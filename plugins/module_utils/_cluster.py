@@ -124,7 +124,10 @@ class Cluster:
                 continue
             self._servers = {report.id: server, **self._servers}
             return report
-        raise Unreachable(f"no node of the cluster could be asked: {' '.join(reasons)}")
+        raise Unreachable(
+            "no node of the cluster could be asked (those are login_host with login_port, and "
+            f"startup_nodes): {' '.join(reasons)}"
+        )
 
     def _ask_member(self, line: Line) -> Report:
         if line.id in self._dead and "fail" in line.flags:

@@ -52,4 +52,7 @@ class ReplyError(KeyslotError):
         self.address = address
         self.command = command
         self.code = text.split(" ", 1)[0]
-        super().__init__(f"{address} answered '{text}' to {command}" if address else text)
+        message = f"{address} answered '{text}' to {command}" if address else text
+        if self.code == "NOPERM" and command:
+            message += f": grant the user +{command.lower().replace(' ', '|')}"
+        super().__init__(message)

@@ -19,10 +19,12 @@ from ansible_collections.keyslot.redis.plugins.module_utils._cluster import (
 )
 from ansible_collections.keyslot.redis.plugins.module_utils._errors import (
     KeyslotError,
+    LostConnection,
     NotConverged,
     OptionError,
     Refused,
     ReplyError,
+    Unreachable,
 )
 from ansible_collections.keyslot.redis.plugins.module_utils._preflight import check_cluster
 from ansible_collections.keyslot.redis.plugins.module_utils._server import Server
@@ -36,7 +38,7 @@ from ansible_collections.keyslot.redis.plugins.module_utils._topology import (
 
 MEET_AGAIN_SECONDS = 1.5
 FORGET_AGAIN_SECONDS = 0.1
-QUIET_SECONDS = 1.0
+QUIET_SECONDS = 2.0
 MOST_QUIET_SECONDS = 15.0
 
 
@@ -89,15 +91,21 @@ def find_newcomers(
 
 
 def _look_at(cluster: Cluster, reference: str) -> Newcomer:
-    address, _at, bus = reference.strip().partition("@")
+    address, at, bus = reference.strip().partition("@")
     host, port = split_address(address)
-    if bus and not bus.isdigit():
+    if at and not (bus.isdigit() and 0 < int(bus) < 65536):
         raise OptionError(f"'{reference}' has no bus port after the @: give host:port@bus_port.")
     addresses = resolve(address)
     if not addresses:
         raise OptionError(f"'{host}' of '{reference}' is no address and no known host name.")
     server = cluster.dial(address)
-    report = server.report()
+    try:
+        report = server.report()
+    except (Unreachable, LostConnection) as exc:
+        raise Unreachable(
+            f"'{reference}' can't join: {exc} Nothing was changed: see that it runs, can be "
+            "reached from here and takes the cluster's login, or correct its address."
+        ) from None
     return Newcomer(
         reference=reference,
         host=split_address(addresses[0])[0],
@@ -117,7 +125,8 @@ def _check_empty(topology: Topology, newcomer: Newcomer) -> None:
     report = newcomer.report
     strangers = set(report.view.lines) - {newcomer.id} - set(topology.lines)
     if strangers or report.view.me.slots_text:
-        what = f"knows {len(strangers)} nodes" if strangers else "owns slots"
+        others = ", ".join(sorted(node_id[:8] for node_id in strangers)[:5])
+        what = f"knows other nodes ({others})" if strangers else "owns slots"
         raise Refused(
             f"'{newcomer.reference}' ({newcomer.id[:8]}) belongs to another cluster: it {what}. "
             "Nothing was changed: if it is to be taken out of there, run CLUSTER RESET on it."
@@ -220,7 +229,12 @@ def check_can_replicate(topology: Topology, node_id: str, primary: str) -> None:
         raise OptionError(f"{name} can't be a replica of itself.")
     report = topology.reports.get(node_id)
     if report is None:
-        raise Refused(f"{name} can't be reached: {topology.missing[node_id]}")
+        raise Refused(f"{name} can't be reached: {topology.missing[node_id]} Nothing was changed.")
+    if primary in topology.missing:
+        raise Refused(
+            f"the primary {topology.name(primary)} can't be reached: {topology.missing[primary]} "
+            "Nothing was changed: bring it back, or name another one."
+        )
     if not topology.lines[node_id].is_primary:
         return
     slots = len(topology.slots[node_id])
@@ -333,8 +347,8 @@ def forget(
 
 
 def _wait_until_quiet(server: Server) -> None:
-    """Until the node has sent no client elsewhere for a second: as long as it answers MOVED, clients
-    with an old map learn a better one; once it is reset they get an error."""
+    """Until the node has sent no client elsewhere for a while: as long as it answers MOVED,
+    clients with an old map learn a better one; once it is reset they get an error."""
     started = time.monotonic()
     seen = None
     while time.monotonic() < started + MOST_QUIET_SECONDS:

@@ -34,7 +34,8 @@ _SOURCE: tuple[Command, ...] = (
     ("CLUSTER", "GETKEYSINSLOT", 0, 0),
     ("MIGRATE", "127.0.0.1", 1, "", 0, 1, "KEYS", _PROBE_KEY),
 )
-_TARGET: tuple[Command, ...] = (_SETSLOT, ("RESTORE-ASKING", _PROBE_KEY, 0, b""))
+# In this order: whoever waits for late keys looks for connections whose last command is the first.
+_TARGET: tuple[Command, ...] = (("RESTORE-ASKING", _PROBE_KEY, 0, b""), _SETSLOT)
 _SIZES: Command = ("MEMORY", "USAGE", _PROBE_KEY)
 
 _OVER = ("success", "failed", "cancelled")
@@ -49,27 +50,24 @@ def check_cluster(topology: Topology) -> None:
         )
     wrong = told_ok(topology)
     if wrong:
+        dead = ", ".join(topology.name(node_id) for node_id in sorted(topology.missing))
+        unreachable = f" (these can't be reached: {dead})" if dead else ""
         raise Refused(
-            f"the cluster is not in order: {wrong}. Nothing was changed: wait until its nodes "
-            "agree, or repair it with keyslot.redis.redis_cluster_fix."
+            f"the cluster is not in order: {wrong}{unreachable}. Nothing was changed: wait until "
+            "its nodes agree, or repair it with keyslot.redis.redis_cluster_fix."
         )
 
 
-def check_moves(
-    cluster: Cluster,
-    topology: Topology,
-    moves: t.Sequence[Move],
-    key_counts: t.Mapping[int, int],
-    movement: Movement,
+def check_nodes(
+    cluster: Cluster, topology: Topology, moves: t.Sequence[Move], movement: Movement
 ) -> None:
-    """The nodes concerned and their replicas answer, no one else is at work, versions, permissions
-    and memory fit."""
+    """The nodes concerned and their replicas answer, no one else is at work, versions and
+    permissions fit."""
     concerned = {node for move in moves for node in (move.source, move.target)}
     _check_present(topology, concerned)
     _check_idle(cluster, topology)
     for move in moves:
         _check_versions(topology, move)
-    _check_memory(topology, moves, key_counts)
     _check_permissions(cluster, topology, moves, movement)
 
 
@@ -144,7 +142,7 @@ def _check_versions(topology: Topology, move: Move) -> None:
         )
 
 
-def _check_memory(
+def check_memory(
     topology: Topology, moves: t.Sequence[Move], key_counts: t.Mapping[int, int]
 ) -> None:
     """An estimate by the source's bytes a key; a target without `maxmemory` takes everything."""

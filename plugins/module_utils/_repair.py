@@ -197,9 +197,11 @@ def thaw_importers(
     cluster: Cluster,
     topology: Topology,
     finish: t.Sequence[tuple[str, str, int]],
+    cleared: t.Sequence[OpenSlot],
     wait_timeout: float,
 ) -> Topology:
-    """Heals targets that still name a dead owner for a slot which they import.
+    """Heals targets that still name a dead owner for a slot which they import, or did until the
+    marker was `cleared`.
 
     A Redis node ignores gossip about a slot that it imports: after a failover of the source it
     keeps the old owner and may say that the cluster is down. STABLE lets it hear the news; the
@@ -210,7 +212,9 @@ def thaw_importers(
         for source, target, slot in finish
         if topology.reports[target].view.owners[slot] != source
     ]
-    if not frozen or not _explained(topology, frozen):
+    healing = {(target, slot) for _source, target, slot in frozen}
+    healing.update((marker.node, marker.slot) for marker in cleared)
+    if told_ok(topology) is None or not _explained(topology, healing):
         return topology
     for _source, target, slot in frozen:
         cluster.server(target).call("CLUSTER", "SETSLOT", slot, "STABLE")
@@ -222,10 +226,10 @@ def thaw_importers(
     return cluster.observe()
 
 
-def _explained(topology: Topology, frozen: t.Sequence[tuple[str, str, int]]) -> bool:
-    """Whether nothing but these slots on these targets is out of order."""
+def _explained(topology: Topology, healing: t.Collection[tuple[str, int]]) -> bool:
+    """Whether nothing but these slots on these nodes is out of order."""
     for report in topology.reports.values():
-        own = {slot for _source, target, slot in frozen if target == report.id}
+        own = {slot for node_id, slot in healing if node_id == report.id}
         if not (report.state_ok or own) or _differing(topology, report) - own:
             return False
     return True

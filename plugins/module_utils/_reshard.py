@@ -39,7 +39,8 @@ from ansible_collections.keyslot.redis.plugins.module_utils._plan import (
 )
 from ansible_collections.keyslot.redis.plugins.module_utils._preflight import (
     check_cluster,
-    check_moves,
+    check_memory,
+    check_nodes,
 )
 from ansible_collections.keyslot.redis.plugins.module_utils._repair import (
     Opened,
@@ -109,8 +110,8 @@ def reshard(cluster: Cluster, make_goal: MakeGoal, movement: Movement, check_mod
         goal, topology = make_goal(topology)
     if not (check_mode and (opened.finish or opened.stale)):
         check_cluster(topology)
-    plan = make_plan(cluster, topology, goal, opened)
-    check_moves(cluster, topology, plan.moves, plan.key_counts, movement)
+    plan = make_plan(cluster, topology, goal, opened, movement)
+    check_memory(topology, plan.moves, plan.key_counts)
     outcome = Outcome(topology, plan, cleared=cleared)
     if not check_mode and plan.moves:
         _execute(cluster, outcome, movement, started)
@@ -128,19 +129,24 @@ def _settle(
     clear_stale(cluster, topology, opened.stale)
     if opened.stale:
         topology = cluster.observe()
-    return thaw_importers(cluster, topology, opened.finish, movement.wait_timeout), len(
-        opened.stale
-    )
+    topology = thaw_importers(cluster, topology, opened.finish, opened.stale, movement.wait_timeout)
+    return topology, len(opened.stale)
 
 
-def make_plan(cluster: Cluster, topology: Topology, goal: Goal, opened: Opened) -> Plan:
-    """Open slots of the goal first, before threshold and caps are asked."""
+def make_plan(
+    cluster: Cluster, topology: Topology, goal: Goal, opened: Opened, movement: Movement
+) -> Plan:
+    """Open slots of the goal first, before threshold and caps are asked.
+
+    Raises Refused where a node that is concerned is not fit for it.
+    """
     adopted = merge_moves(opened.finish)
     fresh = goal.moves(apply(topology.owners, adopted))
     wanted = plan_size(fresh)
     if goal.max_slots:
         fresh = cap_moves(fresh, max(0, goal.max_slots - plan_size(adopted)))
     check_one_way([*adopted, *fresh], topology.name)
+    check_nodes(cluster, topology, [*adopted, *fresh], movement)
     slots: dict[str, list[int]] = {}
     for move in (*adopted, *fresh):
         slots.setdefault(move.source, []).extend(move.slots)

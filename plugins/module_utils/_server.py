@@ -14,6 +14,8 @@ replica), and the bytes come back as they are.
 from __future__ import annotations
 
 import inspect
+import socket
+import sys
 import threading
 import time
 import traceback
@@ -45,6 +47,7 @@ else:
     REDIS_IMPORT_ERROR = None
 
 MIN_REDIS_PY = "4.3"
+_WITH_SUBCOMMANDS = ("CLUSTER", "CONFIG", "CLIENT", "FUNCTION", "MEMORY")
 SETSLOT_WAYS = 16
 
 Command = t.Sequence[t.Union[str, bytes, int]]
@@ -69,13 +72,16 @@ _CODES = {
 def missing_library() -> str | None:
     """Why redis-py can't be used here, or None."""
     if REDIS_IMPORT_ERROR is not None:
-        return f"redis-py {MIN_REDIS_PY} or later is needed where the module runs; there is none."
-    if version_tuple(redis.__version__) < version_tuple(MIN_REDIS_PY):
-        return (
-            f"redis-py {MIN_REDIS_PY} or later is needed where the module runs; "
-            f"this is {redis.__version__}."
-        )
-    return None
+        found = "there is none"
+    elif version_tuple(redis.__version__) < version_tuple(MIN_REDIS_PY):
+        found = f"this is {redis.__version__}"
+    else:
+        return None
+    return (
+        f"redis-py {MIN_REDIS_PY} or later is needed where the module runs; {found}: install the "
+        f"package 'redis' for {sys.executable} on {socket.gethostname()}, or set "
+        "ansible_python_interpreter to a Python that has it."
+    )
 
 
 @dataclass(frozen=True)
@@ -166,12 +172,16 @@ class Server:
         except redis.exceptions.BusyLoadingError:
             raise Unreachable(f"{self.address} is loading its data set; try again later.") from None
         except (redis.exceptions.AuthenticationError, redis.exceptions.ResponseError) as exc:
-            raise Unreachable(
-                f"{self.address} refused the login: {exc}. Check login_user and login_password."
-            ) from None
+            raise Unreachable(self._login_refused(exc)) from None
         except (redis.exceptions.RedisError, OSError, ValueError) as exc:
-            raise Unreachable(f"no connection to {self.address}: {exc}".rstrip(".") + ".") from None
+            hint = " Does it speak TLS, and are the certificates right?" if tls else ""
+            why = f"no connection to {self.address}: {exc}".rstrip(".")
+            raise Unreachable(f"{why}.{hint}") from None
         self._connection = connection
+
+    def _login_refused(self, exc: Exception) -> str:
+        why = f"{self.address} refused the login: {exc}".rstrip(".")
+        return f"{why}. Check login_user and login_password."
 
     def pipeline(self, commands: t.Sequence[Command]) -> list[Reply]:
         """The replies in order, a ReplyError in the place of each error reply.
@@ -220,9 +230,7 @@ class Server:
             yield
         except redis.exceptions.AuthenticationError as exc:
             self.close()
-            raise Unreachable(
-                f"{self.address} refused the login: {exc} Check login_user and login_password."
-            ) from None
+            raise Unreachable(self._login_refused(exc)) from None
         except (redis.exceptions.RedisError, OSError) as exc:
             self.close()
             raise LostConnection(
@@ -329,4 +337,4 @@ def by_database(databases: t.Sequence[int], replies: list[Reply]) -> list[list[R
 def _name(command: Command) -> str:
     """The command's name for messages, never an argument that could be a secret or a key."""
     words = [str(word) for word in command[:2]]
-    return " ".join(words if words[0] in ("CLUSTER", "CONFIG", "CLIENT", "FUNCTION") else words[:1])
+    return " ".join(words if words[0] in _WITH_SUBCOMMANDS else words[:1])

@@ -22,7 +22,9 @@ from types import TracebackType
 from typing import Any
 
 import redis
+from redis.backoff import NoBackoff
 from redis.cluster import RedisCluster
+from redis.retry import Retry
 
 from tests.harness.cluster import SLOTS, Cluster, parse_ranges
 from tests.harness.data import pipe, slot_of, tag_for_slot
@@ -67,6 +69,7 @@ class LiveClients:
     slots: ranges such as ["0-99"], default all; `keys` keys are spread evenly over them.
     rate: operations a second of all threads together, default as fast as they can.
     value_bytes: least length of a value. timeout: seconds a client waits for an answer.
+    retries: how often redis-py itself tries again after an error; applications have 3 by default.
     With TLS each new connection costs redis-py some 80 ms, which shows in the first latencies.
     """
 
@@ -81,6 +84,7 @@ class LiveClients:
         keys: int = 1000,
         value_bytes: int = 0,
         timeout: float = 5.0,
+        retries: int = 0,
         seed: int = 1,
     ) -> None:
         self.cluster = cluster
@@ -91,7 +95,11 @@ class LiveClients:
         self._retired: list[_Key] = []
         self._workers = [
             _Worker(
-                cluster.seed_client(socket_timeout=timeout, socket_connect_timeout=timeout),
+                cluster.seed_client(
+                    socket_timeout=timeout,
+                    socket_connect_timeout=timeout,
+                    retry=Retry(NoBackoff(), retries),
+                ),
                 self._write if index < writers else self._read,
                 random.Random(seed * 1000 + index),
             )

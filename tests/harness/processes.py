@@ -34,6 +34,8 @@ from typing import IO
 PORTS = range(20000, 22760)
 BUS_OFFSET = 10000
 _PREFIX = "keyslot-harness-"
+# Where the folders of servers are made, if not among the temporary files.
+FOLDERS_VARIABLE = "KEYSLOT_FOLDERS"
 _STARTER = """
 import ctypes, os, sys
 ctypes.CDLL(None).prctl(1, 9)  # PR_SET_PDEATHSIG, SIGKILL
@@ -171,7 +173,7 @@ class Folder:
     """A temporary folder, locked while its maker lives; others' dead folders are swept."""
 
     def __init__(self) -> None:
-        base = Path(tempfile.gettempdir())
+        base = Path(os.environ.get(FOLDERS_VARIABLE) or tempfile.gettempdir())
         _sweep(base)
         new = Path(tempfile.mkdtemp(prefix=f"new-{_PREFIX}", dir=base))
         self._lock = open(new / ".lock", "w", encoding="ascii")  # noqa: SIM115

@@ -7,16 +7,13 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import tarfile
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-BIN = Path(sys.executable).parent
+from tests.package.tools import ROOT, run
+
 MODULES = sorted(path.stem for path in ROOT.glob("plugins/modules/*.py"))
 
 WRITTEN_BY_THE_BUILD = {"MANIFEST.json", "FILES.json"}
@@ -24,40 +21,10 @@ FOLDERS = {"LICENSES", "changelogs", "docs", "meta", "playbooks", "plugins", "ro
 FILES = {"CHANGELOG.md", "LICENSE", "README.md"}
 
 
-def _run(collections: Path, *command: str) -> str:
-    """Run a tool of the virtual environment that sees these collections and no others."""
-    done = subprocess.run(
-        [str(BIN / command[0]), *command[1:]],
-        cwd=collections,
-        env={**os.environ, "ANSIBLE_COLLECTIONS_PATH": str(collections)},
-        check=False,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
-@pytest.fixture(scope="module")
-def tarball(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("build")
-    _run(folder, "ansible-galaxy", "collection", "build", "--output-path", str(folder), str(ROOT))
-    (path,) = folder.iterdir()
-    return path
-
-
 @pytest.fixture(scope="module")
 def names(tarball: Path) -> list[str]:
     with tarfile.open(tarball) as archive:
         return archive.getnames()
-
-
-@pytest.fixture(scope="module")
-def installed(tarball: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("collections")
-    install = ("ansible-galaxy", "collection", "install", "--offline")
-    _run(folder, *install, "--collections-path", str(folder), str(tarball))
-    return folder
 
 
 def test_its_name_is_that_of_the_release(tarball: Path) -> None:
@@ -106,7 +73,7 @@ def test_installs_without_a_network(installed: Path) -> None:
 @pytest.mark.skipif(not MODULES, reason="no modules in the tree")
 def test_documentation_of_every_module_shows_from_the_installed_copy(installed: Path) -> None:
     names = [f"keyslot.redis.{name}" for name in MODULES]
-    shown = json.loads(_run(installed, "ansible-doc", "--json", "-t", "module", *names))
+    shown = json.loads(run(installed, "ansible-doc", "--json", "-t", "module", *names))
     assert sorted(shown) == names
     for name, parts in shown.items():
         assert parts["doc"]["filename"].startswith(str(installed)), name

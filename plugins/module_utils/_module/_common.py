@@ -8,12 +8,16 @@
 
 from __future__ import annotations
 
+import math
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.keyslot.redis.plugins.module_utils._cluster import Cluster
-from ansible_collections.keyslot.redis.plugins.module_utils._errors import KeyslotError
+from ansible_collections.keyslot.redis.plugins.module_utils._errors import (
+    KeyslotError,
+    OptionError,
+)
 from ansible_collections.keyslot.redis.plugins.module_utils._server import (
     REDIS_IMPORT_ERROR,
     Login,
@@ -29,6 +33,9 @@ Params = t.Mapping[str, t.Any]
 
 def connect(params: Params) -> Cluster:
     """The cluster of the connection options; nothing is dialled yet. Raises OptionError."""
+    for name in ("connect_timeout", "command_timeout"):
+        if not 0 < params[name] < math.inf:
+            raise OptionError(f"{name} must be a number of seconds above 0, not {params[name]:g}.")
     login = Login(
         user=params["login_user"],
         password=params["login_password"],

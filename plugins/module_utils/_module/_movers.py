@@ -14,6 +14,10 @@ import typing as t
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.keyslot.redis.plugins.module_utils._cluster import Cluster
+from ansible_collections.keyslot.redis.plugins.module_utils._errors import (
+    KeyslotError,
+    OptionError,
+)
 from ansible_collections.keyslot.redis.plugins.module_utils._lane import Movement
 from ansible_collections.keyslot.redis.plugins.module_utils._module._common import (
     Params,
@@ -29,6 +33,18 @@ from ansible_collections.keyslot.redis.plugins.module_utils._reshard import Outc
 from ansible_collections.keyslot.redis.plugins.module_utils._slots import format_slots
 from ansible_collections.keyslot.redis.plugins.module_utils._topology import Topology
 
+# The result of a run that failed before it moved anything; what is left was not counted then.
+_NOTHING_DONE: dict[str, t.Any] = {
+    "changed": False,
+    "finished": False,
+    "moves": [],
+    "slots_moved": 0,
+    "slots_left": None,
+    "keys_moved": 0,
+    "longest_pause_ms": 0.0,
+    "elapsed": 0.0,
+}
+
 GoalMaker = t.Callable[[Cluster, Params, Topology, bool], tuple[Goal, Topology]]
 
 
@@ -39,15 +55,30 @@ def run_mover(module: AnsibleModule, make_goal: GoalMaker) -> None:
     def body(cluster: Cluster, params: Params) -> dict[str, t.Any]:
         names = [item.name for item in dataclasses.fields(Movement)]
         movement = Movement(**{name: params[name] for name in names})
-        outcome = reshard(
-            cluster,
-            lambda topology: make_goal(cluster, params, topology, module.check_mode),
-            movement,
-            module.check_mode,
-        )
+        try:
+            _check(movement)
+            outcome = reshard(
+                cluster,
+                lambda topology: make_goal(cluster, params, topology, module.check_mode),
+                movement,
+                module.check_mode,
+            )
+        except KeyslotError as exc:
+            exc.details = {**_NOTHING_DONE, **exc.details}
+            raise
         return _result(outcome, module.check_mode, module._diff)
 
     run_module(module, body)
+
+
+def _check(movement: Movement) -> None:
+    """Raises OptionError for a number that makes no sense."""
+    for name, least in (("max_pause_ms", 0.1), ("batch_size", 1)):
+        if not getattr(movement, name) >= least:
+            raise OptionError(f"{name} must be {least} or more, not {getattr(movement, name):g}.")
+    for name in ("big_key_bytes", "wait_timeout", "max_seconds", "progress_interval"):
+        if not getattr(movement, name) >= 0:
+            raise OptionError(f"{name} can't be below 0: it is {getattr(movement, name):g}.")
 
 
 def _result(outcome: Outcome, check_mode: bool, with_diff: bool) -> dict[str, t.Any]:

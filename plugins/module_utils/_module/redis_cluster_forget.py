@@ -24,7 +24,10 @@ from ansible_collections.keyslot.redis.plugins.module_utils._module._common impo
     Params,
     run_module,
 )
-from ansible_collections.keyslot.redis.plugins.module_utils._topology import Topology
+from ansible_collections.keyslot.redis.plugins.module_utils._topology import (
+    Topology,
+    split_address,
+)
 
 ID_LENGTH = 40
 
@@ -73,6 +76,8 @@ def _find(cluster: Cluster, topology: Topology, reference: str) -> str | None:
     try:
         return cluster.find(reference, topology)
     except OptionError:
-        if ":" in reference or len(reference.strip()) == ID_LENGTH:
-            return None
-        raise
+        if ":" in reference:
+            split_address(reference)
+        elif len(reference.strip()) != ID_LENGTH:
+            raise
+        return None

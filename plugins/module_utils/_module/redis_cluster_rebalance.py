@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -32,11 +33,14 @@ def make_goal(
     cluster: Cluster, params: Params, topology: Topology, check_mode: bool
 ) -> tuple[BalanceGoal, Topology]:
     """The goal of the options. Raises OptionError."""
-    if params["threshold"] < 0 or params["max_slots"] < 0:
-        raise OptionError("threshold and max_slots can't be below 0.")
+    if not 0 <= params["threshold"] < math.inf or params["max_slots"] < 0:
+        raise OptionError(
+            "threshold and max_slots must be numbers from 0 on, not "
+            f"{params['threshold']:g} and {params['max_slots']}."
+        )
     named: dict[str, float] = {}
     for item in params["weights"]:
-        weight = check_weight(item["weight"])
+        weight = check_weight(item["weight"], f"'{item['node']}'")
         node_id, topology = _find(cluster, item["node"], topology, check_mode)
         topology.require_primary(node_id, "weighted node")
         if node_id in named:

@@ -55,6 +55,7 @@ MANY_KEYS = 10000
 MIN_MIGRATE_TIMEOUT = 0.5
 ATTEMPTS = 5
 NEW_CLIENT_PATIENCE = 5.0  # seconds
+EPOCH_PAUSE = 0.05
 PASSING = ("CLUSTERDOWN", "LOADING", "BUSY ", "TRYAGAIN", "MASTERDOWN")
 NOT_PRIMARY = ("SETSLOT only with masters", "SETSLOT only with primaries")
 
@@ -141,12 +142,13 @@ def _move_once(lane: Lane, paces: _Paces, slots: list[int]) -> str | None:
     fit = [slot for slot in slots if slot not in too_big]
     if fit:
         _open(lane, paces, fit)
+        search = {slot for slot in fit if lane.key_counts[slot] > MANY_KEYS}
         while fit:
-            stuck = _drain(lane, paces, fit, keys)
+            stuck = _drain(lane, paces, {slot: keys.get(slot, []) for slot in fit}, search)
             too_big.update(stuck)
             fit = [slot for slot in fit if slot not in stuck]
             fit = _commit(lane, paces, fit) if fit else []
-            keys = {}
+            keys, search = {}, set(fit)
     return " ".join(too_big.values()) or None
 
 
@@ -256,14 +258,14 @@ def _checked(reply: Reply) -> Reply:
 
 
 def _drain(
-    lane: Lane, paces: _Paces, slots: list[int], keys: dict[int, list[Key]]
+    lane: Lane, paces: _Paces, waiting: dict[int, list[Key]], search: set[int]
 ) -> dict[int, str]:
-    """Moves all keys of the open slots; returns why, for slots that have to stay open."""
+    """Moves the open slots' known keys, and in the slots to search all others too; returns why,
+    for slots that have to stay open. The count before the commit finds what is left."""
     stuck: dict[int, str] = {}
-    waiting = {slot: list(keys.get(slot, ())) for slot in slots}
     while waiting:
         for slot in [slot for slot, left in waiting.items() if not left]:
-            waiting[slot] = _next_keys(lane, paces, slot)
+            waiting[slot] = _next_keys(lane, paces, slot) if slot in search else []
             message = _too_big(lane, slot, waiting[slot])
             if message:
                 stuck[slot] = f"{message} The slot is left open; the next run goes on with it."
@@ -421,6 +423,8 @@ def _hand_over(lane: Lane, paces: _Paces, slots: list[int]) -> None:
     """
     todo = slots
     deadline = time.monotonic() + lane.movement.wait_timeout
+    if slots:
+        _wait_for_epoch(lane, deadline)
     while todo:
         _no_errors(lane, _setslot(lane, paces, lane.target, todo, "IMPORTING", lane.move.source))
         errors = _own(lane, paces, todo)
@@ -457,7 +461,7 @@ def _own(lane: Lane, paces: _Paces, slots: list[int]) -> dict[int, ReplyError]:
 def _raise_epoch(lane: Lane) -> None:
     """Makes sure that the target's claim beats the source's."""
     for _try in range(3):
-        if _epoch(lane.target) > _epoch(lane.source):
+        if _epochs(lane.target)[0] > _epochs(lane.source)[0]:
             return
         lane.target.call("CLUSTER", "BUMPEPOCH")
     raise Stopped(
@@ -466,8 +470,25 @@ def _raise_epoch(lane: Lane) -> None:
     )
 
 
-def _epoch(server: Server) -> int:
-    return int(parse_info(text(server.call("CLUSTER", "INFO"))).get("cluster_my_epoch", 0))
+def _epochs(server: Server) -> tuple[int, int]:
+    """The node's own epoch, and the highest one that it has heard of."""
+    told = parse_info(text(server.call("CLUSTER", "INFO")))
+    return int(told["cluster_my_epoch"]), int(told["cluster_current_epoch"])
+
+
+def _wait_for_epoch(lane: Lane, deadline: float) -> None:
+    """Until the target has heard of the source's epoch, which may just have been raised: NODE
+    would else give it an equal one, and of two equal ones the engine may raise the source's."""
+    while True:
+        theirs, (own, highest) = _epochs(lane.source)[0], _epochs(lane.target)
+        if highest >= theirs != own:
+            return
+        if time.monotonic() > deadline:
+            raise Stopped(
+                f"{lane.name}: the target has not heard of the source's epoch {theirs}; it has "
+                f"{own}. The slots are left open: run it again when the two hear each other."
+            )
+        time.sleep(EPOCH_PAUSE)
 
 
 def _tell_others(lane: Lane, slots: list[int]) -> None:

@@ -17,6 +17,7 @@ import itertools
 import time
 import typing as t
 
+from ansible_collections.keyslot.redis.plugins.module_utils._cluster import Cluster
 from ansible_collections.keyslot.redis.plugins.module_utils._errors import (
     KeyslotError,
     LostConnection,
@@ -24,13 +25,14 @@ from ansible_collections.keyslot.redis.plugins.module_utils._errors import (
     Stopped,
     Unreachable,
 )
-from ansible_collections.keyslot.redis.plugins.module_utils._lane import Lane, Pace
+from ansible_collections.keyslot.redis.plugins.module_utils._lane import Lane, Movement, Pace
 from ansible_collections.keyslot.redis.plugins.module_utils._movers._busy_keys import (
     settle_busy_keys,
 )
 from ansible_collections.keyslot.redis.plugins.module_utils._movers._emptied import (
     kept_as_primary,
 )
+from ansible_collections.keyslot.redis.plugins.module_utils._plan import Move
 from ansible_collections.keyslot.redis.plugins.module_utils._server import (
     Command,
     Reply,
@@ -40,7 +42,11 @@ from ansible_collections.keyslot.redis.plugins.module_utils._server import (
     text,
 )
 from ansible_collections.keyslot.redis.plugins.module_utils._slots import format_slots, from_ranges
-from ansible_collections.keyslot.redis.plugins.module_utils._topology import parse_info, parse_view
+from ansible_collections.keyslot.redis.plugins.module_utils._topology import (
+    Topology,
+    parse_info,
+    parse_view,
+)
 
 METHOD = "classic"
 
@@ -57,6 +63,9 @@ ATTEMPTS = 5
 NEW_CLIENT_PATIENCE = 5.0  # seconds
 PASSING = ("CLUSTERDOWN", "LOADING", "BUSY ", "TRYAGAIN", "MASTERDOWN")
 NOT_PRIMARY = ("SETSLOT only with masters", "SETSLOT only with primaries")
+
+PROBE_KEY = b"keyslot-permission-probe"
+_SETSLOT: Command = ("CLUSTER", "SETSLOT", 16384, "STABLE")
 
 Key = tuple[int, bytes, int]  # database, name, estimated bytes
 
@@ -75,9 +84,22 @@ class _Paces:
     slots: Pace
 
 
-def unfit(lane: Lane) -> str | None:
+def unfit(cluster: Cluster, topology: Topology, move: Move) -> str | None:
     """The classic protocol works between all versions whose dumps the target can read."""
     return None
+
+
+def probes(movement: Movement, gives: bool, takes: bool) -> list[Command]:
+    """Harmless forms: where permitted, each is refused for another reason or does nothing."""
+    if gives:
+        return [
+            _SETSLOT,
+            ("CLUSTER", "COUNTKEYSINSLOT", 0),
+            ("CLUSTER", "GETKEYSINSLOT", 0, 0),
+            ("MIGRATE", "127.0.0.1", 1, "", 0, 1, "KEYS", PROBE_KEY),
+            *([("MEMORY", "USAGE", PROBE_KEY)] if movement.big_key_bytes else []),
+        ]
+    return [_SETSLOT, ("RESTORE-ASKING", PROBE_KEY, 0, b"")] if takes else [_SETSLOT]
 
 
 def move(lane: Lane) -> None:

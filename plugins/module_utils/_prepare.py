@@ -171,7 +171,10 @@ def _pairs(
     topology: Topology, goal: Goal, job: Job, node_id: str, owners: list[str | None]
 ) -> list[tuple[str, str, int]]:
     source = job.source or node_id
+    pairs = []
     for slot in sorted(job.slots):
+        if owners[slot] == job.target:
+            continue  # it has just been taken over
         if owners[slot] != source or not goal.finishes(slot, source, job.target, owners):
             raise Refused(
                 f"the engine is moving slots {', '.join(format_slots(job.slots))} from "
@@ -180,7 +183,8 @@ def _pairs(
                 "started it again, or cancel it."
             )
         owners[slot] = job.target
-    return [(source, job.target, slot) for slot in sorted(job.slots)]
+        pairs.append((source, job.target, slot))
+    return pairs
 
 
 def _make_plan(

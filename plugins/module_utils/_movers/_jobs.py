@@ -36,7 +36,11 @@ from ansible_collections.keyslot.redis.plugins.module_utils._slots import (
     from_ranges,
     to_ranges,
 )
-from ansible_collections.keyslot.redis.plugins.module_utils._topology import Topology, parse_view
+from ansible_collections.keyslot.redis.plugins.module_utils._topology import (
+    Topology,
+    parse_info,
+    parse_view,
+)
 
 # Each job costs a fork, a pause and a poll or two: many small ones are as bad as a huge one, whose
 # clean-up holds the source up.
@@ -73,7 +77,8 @@ class Engine:
     `start` returns the new job's id, `look` the jobs from the lane's source to its target, newest
     first, `cancel` asks for the end of one. `verdict` says what a failure means: `again`, `wait`
     (until someone else is done), `other way` (it will not pass) or `stop` (data may be at risk, or
-    the cluster has changed). `alone` names the nodes that can take part in one job only.
+    the cluster has changed). `alone` names the nodes that can take part in one job only, `arrived`
+    the field of the target's INFO that grows with every byte that a job brings.
     """
 
     start: t.Callable[[Lane, t.Sequence[int]], str]
@@ -81,6 +86,7 @@ class Engine:
     cancel: t.Callable[[Lane, Job], None]
     verdict: t.Callable[[Job], str]
     alone: t.Callable[[Lane], t.Sequence[str]]
+    arrived: str
     last_slot_alone: bool
 
 
@@ -96,12 +102,13 @@ def move_in_jobs(engine: Engine, lane: Lane) -> None:
     while todo:
         with lane.busy.holding(*engine.alone(lane)):
             running = _running(engine, lane, todo)
-            if running is None and lane.shall_stop():
+            taken = _take_stock(lane, todo) if running is None else set()
+            todo = [slot for slot in todo if slot not in taken]
+            if running is None and (lane.shall_stop() or not todo):
                 return
             slots = sorted(running.slots) if running else _next_slots(engine, lane, todo, pace)
             ended = _run_job(engine, lane, slots, running, pace)
-            taken = _owned_by_target(lane).intersection(todo)
-            _count(lane, sorted(taken))
+            taken = _take_stock(lane, todo)
         todo = [slot for slot in todo if slot not in taken]
         if ended is None:
             return
@@ -173,7 +180,8 @@ def _wait(engine: Engine, lane: Lane, job_id: str, slots: list[int]) -> tuple[Jo
             if reason == "stuck" and not job.done:
                 raise Stopped(_stuck_text(lane, slots, last))
             message = job.message or (last.message if last else "")
-            ended = replace(job, message=message)
+            state = last.state if reason == "hopeless" and last and not job.done else job.state
+            ended = replace(job, message=message, state=state)
             return (None if reason == "late" and not job.done else ended), longest
         last = job or last
         stuck = time.monotonic() - moved_on > lane.movement.wait_timeout
@@ -196,9 +204,26 @@ def _reason_to_cancel(lane: Lane, job: Job, stuck: bool) -> str:
 
 
 def _look_for(engine: Engine, lane: Lane, job_id: str) -> Job | None:
-    """The job, or None if a node does not answer just now: asking again is harmless."""
+    """The job, or None if a node does not answer just now: asking again is harmless.
+
+    Raises Stopped if the node answers and does not know the job: it forgets them in a restart.
+    """
     try:
-        return next((job for job in engine.look(lane) if job.id == job_id), None)
+        job = next((job for job in engine.look(lane) if job.id == job_id), None)
+    except (LostConnection, Unreachable):
+        return None
+    if job is None:
+        raise Stopped(
+            f"the atomic migration from {lane.name} is gone: the node that was asked for it has "
+            "been restarted. Look at both nodes, then run it again."
+        )
+    return job if job.over else replace(job, progress=(job.progress, _arrived(engine, lane)))
+
+
+def _arrived(engine: Engine, lane: Lane) -> str | None:
+    """A job's state tells nothing of its snapshot, which may take minutes; the bytes do."""
+    try:
+        return parse_info(text(lane.target.call("INFO", "stats"))).get(engine.arrived)
     except (LostConnection, Unreachable):
         return None
 
@@ -212,9 +237,12 @@ def _stuck_text(lane: Lane, slots: list[int], job: Job | None) -> str:
     )
 
 
-def _owned_by_target(lane: Lane) -> set[int]:
+def _take_stock(lane: Lane, todo: list[int]) -> set[int]:
+    """Those of the slots that the target owns by now; they count as moved."""
     view = parse_view(text(lane.target.call("CLUSTER", "NODES")))
-    return set(from_ranges(view.me.ranges))
+    taken = set(from_ranges(view.me.ranges)).intersection(todo)
+    _count(lane, sorted(taken))
+    return taken
 
 
 def _wait_until_owned(lane: Lane, slots: list[int]) -> None:
@@ -259,7 +287,12 @@ def parse_ranges(told: str) -> frozenset[int]:
 
 
 def lacking(
-    cluster: Cluster, topology: Topology, move: Move, family: str, command: str, probe: Command
+    cluster: Cluster,
+    topology: Topology,
+    move: Move,
+    family: str,
+    command: str,
+    probes: t.Sequence[Command],
 ) -> str | None:
     """Why the engine's own way can't be taken between these nodes: one of them or of their
     replicas does not have the command, or does not let us use it."""
@@ -279,10 +312,10 @@ def lacking(
         name = topology.name(strangers[0])
         return f"{name} ({report.family} {report.version}) has no CLUSTER {_word(command)}"
     asked = [node for node in (move.source, move.target) if node in reports]
-    for node, answer in cluster.tell(asked, [probe]).items():
-        reply = answer if isinstance(answer, KeyslotError) else answer[0]
-        if isinstance(reply, ReplyError) and reply.code == "NOPERM":
-            return f"the user may not run {reply.command} on {topology.name(node)}"
+    for node, answer in cluster.tell(asked, probes).items():
+        for reply in [answer] if isinstance(answer, KeyslotError) else answer:
+            if isinstance(reply, ReplyError) and reply.code == "NOPERM":
+                return f"the user may not run {reply.command} on {topology.name(node)}"
     return None
 
 

@@ -45,7 +45,7 @@ DENIED = ("NOPERM", "NOAUTH", "WRONGPASS", "AUTH", "unknown subcommand", "not al
 
 def unfit(cluster: Cluster, topology: Topology, move: Move) -> str | None:
     """Why it can't be taken here, or None."""
-    return lacking(cluster, topology, move, "redis", "cluster|migration", PROBE)
+    return lacking(cluster, topology, move, "redis", "cluster|migration", [PROBE])
 
 
 def probes(movement: Movement, gives: bool, takes: bool) -> list[Command]:
@@ -87,8 +87,8 @@ def _start(lane: Lane, slots: t.Sequence[int]) -> str:
 
 
 def _look(lane: Lane) -> list[Job]:
-    jobs = jobs_of(lane.target.call(*STATUS))
-    return [job for job in jobs if job.source in (lane.move.source, "")]
+    """All of the target's: after a failover of the source it takes from the new owner."""
+    return jobs_of(lane.target.call(*STATUS))
 
 
 def _cancel(lane: Lane, job: Job) -> None:
@@ -111,4 +111,6 @@ def _alone(lane: Lane) -> t.Sequence[str]:
 
 # A node that has just lost all its slots to one that owns nothing else becomes its replica,
 # whatever cluster-allow-replica-migration says.
-_ENGINE = Engine(_start, _look, _cancel, _verdict, _alone, last_slot_alone=True)
+_ENGINE = Engine(
+    _start, _look, _cancel, _verdict, _alone, "total_net_repl_input_bytes", last_slot_alone=True
+)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import typing as t
 
 from ansible_collections.keyslot.redis.plugins.module_utils._cluster import Cluster
-from ansible_collections.keyslot.redis.plugins.module_utils._errors import Stopped
+from ansible_collections.keyslot.redis.plugins.module_utils._errors import ReplyError, Stopped
 from ansible_collections.keyslot.redis.plugins.module_utils._lane import Lane, Movement
 from ansible_collections.keyslot.redis.plugins.module_utils._movers._jobs import (
     Engine,
@@ -37,6 +37,7 @@ METHOD = "atomic"
 STATUS: Command = ("CLUSTER", "GETSLOTMIGRATIONS")
 # Refused for the node's name where it is permitted.
 PROBE: Command = ("CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", 0, 0, "NODE", "permission-probe")
+NONE_LEFT = "No migrations ongoing"
 AT_RISK = ("may have succeeded",)
 CHANGED = ("no longer owned", "failover occurred", "out of memory", "OOM")
 DENIED = (
@@ -52,7 +53,7 @@ DENIED = (
 
 def unfit(cluster: Cluster, topology: Topology, move: Move) -> str | None:
     """Why it can't be taken here, or None."""
-    return lacking(cluster, topology, move, "valkey", "cluster|migrateslots", PROBE)
+    return lacking(cluster, topology, move, "valkey", "cluster|migrateslots", [PROBE, STATUS])
 
 
 def probes(movement: Movement, gives: bool, takes: bool) -> list[Command]:
@@ -105,7 +106,9 @@ def _look(lane: Lane) -> list[Job]:
 
 def _cancel(lane: Lane, job: Job) -> None:
     """All exports of the source: there is no other, one job a source runs at a time."""
-    lane.source.pipeline([("CLUSTER", "CANCELSLOTMIGRATIONS")])
+    reply = lane.source.pipeline([("CLUSTER", "CANCELSLOTMIGRATIONS")])[0]
+    if isinstance(reply, ReplyError) and NONE_LEFT not in reply.text:
+        raise reply
 
 
 def _verdict(job: Job) -> str:
@@ -118,4 +121,12 @@ def _alone(lane: Lane) -> t.Sequence[str]:
     return (lane.move.source,)
 
 
-_ENGINE = Engine(_start, _look, _cancel, _verdict, _alone, last_slot_alone=False)
+_ENGINE = Engine(
+    _start,
+    _look,
+    _cancel,
+    _verdict,
+    _alone,
+    "total_net_cluster_slot_import_bytes",
+    last_slot_alone=False,
+)

@@ -1,0 +1,80 @@
+# Copyright (c) 2026, keyslot.redis contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The engines on which the system tests run, and a row for each in the summary of `make test`.
+
+KEYSLOT_ENGINES names them. `all` is every one; empty or `auto` is the embedded ones and Redis 7.0,
+of which those that cannot be had are told in the summary. One that was named has to be there.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections import Counter
+from collections.abc import Generator
+
+import pytest
+
+from tests import summary
+from tests.harness import engines
+from tests.harness.engines import Engine, EngineUnavailable
+
+AUTO = (*engines.EMBEDDED, "redis-7.0")
+_counts: dict[str, Counter[str]] = {}
+
+
+@functools.lru_cache(maxsize=1)
+def _chosen() -> tuple[list[str], dict[str, EngineUnavailable]]:
+    """The engines to run on, and those of the default list that cannot be had."""
+    words = os.environ.get("KEYSLOT_ENGINES", "").split()
+    if words == ["all"]:
+        return list(engines.NAMES), {}
+    if words and words != ["auto"]:
+        unknown = [word for word in words if word not in engines.NAMES]
+        if unknown:
+            known = ", ".join(engines.NAMES)
+            raise pytest.UsageError(f"KEYSLOT_ENGINES: {', '.join(unknown)} is none of {known}")
+        return words, {}
+    found = engines.fetch(AUTO)
+    missing = {name: why for name, why in found.items() if isinstance(why, EngineUnavailable)}
+    # With none at all the tests are to fail, not to vanish.
+    return [name for name in AUTO if name not in missing] or [AUTO[0]], missing
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "engine" in metafunc.fixturenames:
+        metafunc.parametrize("engine", _chosen()[0], indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session")
+def engine(request: pytest.FixtureRequest) -> Engine:
+    """Each chosen engine in turn; the test fails if it cannot be had."""
+    try:
+        return engines.get(request.param)
+    except EngineUnavailable as error:
+        pytest.fail(str(error), pytrace=False)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    name = getattr(item, "callspec", None) and item.callspec.params.get("engine")
+    if name and (report.failed or call.when == "call"):
+        _counts.setdefault(name, Counter())[report.outcome] += 1
+    return report
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Only where `make` has said where the summary is."""
+    if not os.environ.get("KEYSLOT_SUMMARY") or not _counts:
+        return
+    for name, counts in _counts.items():
+        result = summary.FAILED if counts["failed"] else summary.PASSED
+        told = ", ".join(f"{number} {outcome}" for outcome, number in sorted(counts.items()))
+        summary.record("system", name, result, told)
+    for name, why in _chosen()[1].items():
+        if name not in _counts:
+            summary.record("system", name, summary.NOT_AVAILABLE, str(why))

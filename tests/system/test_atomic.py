@@ -13,10 +13,12 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -41,7 +43,7 @@ MIXED = (
 OPTION = "cluster-allow-replica-migration"
 COMMAND = {"redis": "cluster|migration", "valkey": "cluster|migrateslots"}
 OVER = ("completed", "canceled", "success", "failed", "cancelled")
-START = r"CLUSTER (MIGRATION IMPORT \d{1,4} |MIGRATESLOTS SLOTSRANGE \d+ \d+ .*NODE \w{40})"
+START = r"CLUSTER (MIGRATION IMPORT (?!16384)\d+ |MIGRATESLOTS SLOTSRANGE \d+ \d+ .*NODE \w{40})"
 LOOK = r"CLUSTER (MIGRATION STATUS|GETSLOTMIGRATIONS)"
 CHANGING = re.compile(
     rf"^\d+ ({START}|CLUSTER SETSLOT \d{{1,4}} |CLUSTER (CANCEL|MIGRATION CANCEL)|CONFIG SET)"
@@ -241,6 +243,12 @@ def in_mid_job(stage: Scene, *cuts: Cut, micros: int = 2000, **more: Any) -> Ite
         yield attempt
 
 
+def wake_children(node: Node) -> None:
+    """Ends the snapshot that sleeps for ever: Redis forks no other one before."""
+    for pid in Path(f"/proc/{node.pid}/task/{node.pid}/children").read_text().split():
+        os.kill(int(pid), signal.SIGKILL)
+
+
 def start_by_hand(stage: Scene, target: Node | None = None) -> None:
     """A job for all slots of the scene."""
     taker = target or stage.target
@@ -269,7 +277,9 @@ def me(node: Node) -> Line:
 
 
 def jobs(node: Node) -> list[dict[str, str]]:
-    """All jobs that a node remembers."""
+    """All jobs that a node remembers; none on an engine that has no such thing."""
+    if node.engine.release < ((8, 4) if node.engine.family == "redis" else (9, 0)):
+        return []
     words = ("MIGRATION", "STATUS", "ALL")
     status = words if node.engine.family == "redis" else ("GETSLOTMIGRATIONS",)
     found = []
@@ -329,7 +339,7 @@ def assert_failed(result: dict[str, Any], *words: str) -> None:
     assert result.get("failed"), result
     for word in words:
         assert word in result["msg"], result["msg"]
-    assert result["finished"] is False
+    assert not result.get("finished")
 
 
 def assert_whole(stage: Scene) -> None:
@@ -430,16 +440,12 @@ def test_a_target_with_an_old_replica_takes_nothing_the_atomic_way(
 ) -> None:
     """Valkey takes them the classic way; of Redis, such a replica never gets in step."""
     new, old = mixed
-    if new.family != old.family:
-        old = get("valkey-8.1") if os.environ.get("KEYSLOT_ENGINES") else old
     with Cluster.start(new, 3, 0) as cluster:
-        node = cluster.start_node(old)
-        for member in cluster.members():
-            member.call("CLUSTER", "MEET", node.host, node.port)
         stage = scene(cluster, 5)
-        wait_until(lambda: len(cluster.members()) == 4, "the old node is known to all")
-        wait_until(lambda: not told_to_follow(node, stage.target), "it follows the target")
-        time.sleep(1)
+        node = joined(cluster, old, 4)
+        node.call("CLUSTER", "REPLICATE", stage.target.id)
+        wait_until(lambda: replica_of(cluster, stage.target) is node, "all know the replica", 5)
+        time.sleep(2)
         in_step = node.info("replication")["master_link_status"] == "up"
         attempt = migrate(stage)
         if in_step:
@@ -450,15 +456,6 @@ def test_a_target_with_an_old_replica_takes_nothing_the_atomic_way(
             assert changes(attempt.trace) == []
             assert_owned_by(stage, stage.source)
         assert in_step is (new.family == old.family == "valkey")
-
-
-def told_to_follow(node: Node, primary: Node) -> str:
-    """The error, if it could not."""
-    try:
-        node.call("CLUSTER", "REPLICATE", primary.id)
-    except redis.ResponseError as error:
-        return str(error)
-    return ""
 
 
 @pytest.mark.parametrize("method", ["atomic", "classic"])
@@ -474,13 +471,13 @@ def test_keys_of_all_databases_move(valkey: Engine, method: str) -> None:
 # Under load
 
 
-def write_fast(cluster: Cluster, seconds: int = 20) -> subprocess.Popen[str] | None:
+def write_fast(cluster: Cluster, seconds: int = 60) -> subprocess.Popen[str] | None:
     """The engine's own load generator on all slots; None if it has none."""
     tool = cluster.engine.benchmark
     if tool is None:
         return None
     node = cluster.nodes[0]
-    words = f"-h {node.host} -p {node.port} --cluster -t set -n 1000000 -c 24 -P 8 -d 100 -r 500 -q"
+    words = f"-h {node.host} -p {node.port} --cluster -t set -n 3000000 -c 16 -P 4 -d 100 -r 2 -q"
     return subprocess.Popen(
         ["timeout", str(seconds), *tool, *words.split()],
         stdout=subprocess.PIPE,
@@ -669,6 +666,7 @@ def test_a_job_without_progress_is_cancelled_and_reported(cluster: Cluster) -> N
     stage = scene(cluster)
     with in_mid_job(stage, micros=HELD_FOR_EVER, wait_timeout=3) as attempt:
         result = attempt.result()
+    wake_children(stage.source)
     assert_failed(result, "no progress for 3 s", stage.source.address, stage.target.address)
     assert under_way(cluster) == []
     assert_whole(stage)
@@ -695,7 +693,7 @@ def test_where_the_source_cannot_log_in_the_classic_way_is_taken(valkey: Engine)
         stage.source.call("CONFIG", "SET", "primaryauth", "wrong")
         result = migrate(stage).result()
         assert_success(result, "classic")
-        told = " ".join(result["warnings"])
+        told = str(result["warnings"])
         assert "AUTH" in told
         assert "classic" in told
         assert "sesame" not in str(result)
@@ -716,7 +714,7 @@ def test_where_the_user_may_not_the_classic_way_is_taken(cluster: Cluster) -> No
         assert b"mover" in node.call("ACL", "USERS")
     result = migrate(stage, **login).result()
     assert_success(result, "classic")
-    assert "may not run" in " ".join(result["warnings"])
+    assert "may not run" in str(result["warnings"])
     for node in cluster.nodes:
         node.call("ACL", "DELUSER", "mover")
     assert_moved(stage)

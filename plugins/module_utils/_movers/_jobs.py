@@ -303,10 +303,9 @@ def lacking(
         for node in (primary, *(line.id for line in topology.replicas_of(primary)))
         if node in reports
     ]
-    strangers = [node for node in ids if reports[node].family != family]
     question: Command = ("COMMAND", "INFO", command)
-    answers = {} if strangers else cluster.tell(ids, [question])
-    strangers += [node for node, answer in answers.items() if not _knows(answer)]
+    answers = cluster.tell([node for node in ids if reports[node].family == family], [question])
+    strangers = [node for node in ids if node not in answers or not _knows(answers[node])]
     if strangers:
         report = reports[strangers[0]]
         name = topology.name(strangers[0])

@@ -99,7 +99,8 @@ def probes(movement: Movement, gives: bool, takes: bool) -> list[Command]:
             ("MIGRATE", "127.0.0.1", 1, "", 0, 1, "KEYS", PROBE_KEY),
             *([("MEMORY", "USAGE", PROBE_KEY)] if movement.big_key_bytes else []),
         ]
-    return [_SETSLOT, ("RESTORE-ASKING", PROBE_KEY, 0, b"")] if takes else [_SETSLOT]
+    # In this order: whoever waits for late keys looks for connections whose last command is this.
+    return [("RESTORE-ASKING", PROBE_KEY, 0, b""), _SETSLOT] if takes else [_SETSLOT]
 
 
 def move(lane: Lane) -> None:

@@ -44,6 +44,10 @@ class Stopped(KeyslotError):
     """A run had to stop half-way; what is done stays done, and the next run goes on from there."""
 
 
+class NotThisWay(KeyslotError):
+    """One way to move slots fails for a reason that will not pass; another one may do it."""
+
+
 class ReplyError(KeyslotError):
     """A server answered with an error. `code` is its first word (`ERR`, `NOPERM`, `BUSYKEY`…)."""
 

@@ -105,6 +105,27 @@ class Taker:
             self._free.wait_for(lambda: self._waiting == 0)
 
 
+class Busy:
+    """The nodes that take part in a job of which they can carry only one at a time."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._nodes: set[str] = set()
+
+    @contextmanager
+    def holding(self, *node_ids: str) -> t.Iterator[None]:
+        """Waits until none of them is busy; they are until the end of the block."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._nodes.isdisjoint(node_ids))
+            self._nodes.update(node_ids)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._nodes.difference_update(node_ids)
+                self._changed.notify_all()
+
+
 @dataclass
 class Lane:
     """One move under way.
@@ -122,11 +143,13 @@ class Lane:
     tally: Tally
     donor: Donor
     taker: Taker
+    busy: Busy
     key_counts: t.Mapping[int, int]
     adopted: frozenset[int]
     databases: t.Sequence[int]
     bystanders: t.Sequence[str]
     node_timeout: float
+    method: str = ""
     done_at: float | None = None
     halted: threading.Event = field(default_factory=threading.Event)
     slots_done: list[int] = field(default_factory=list)
@@ -184,8 +207,12 @@ class Mover(t.Protocol):
 
     METHOD: str
 
-    def unfit(self, lane: Lane) -> str | None:
+    def unfit(self, cluster: Cluster, topology: Topology, move: Move) -> str | None:
         """Why this way can't be taken here, or None."""
+
+    def probes(self, movement: Movement, gives: bool, takes: bool) -> list[Command]:
+        """Harmless commands that show whether a node lets us do what is needed of it; both are
+        False for the primaries that only look on."""
 
     def move(self, lane: Lane) -> None:
         """Moves the lane's slots, in their order; returns early when `lane.shall_stop()`.

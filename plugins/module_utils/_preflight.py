@@ -16,29 +16,14 @@ from ansible_collections.keyslot.redis.plugins.module_utils._errors import (
     Refused,
     ReplyError,
 )
-from ansible_collections.keyslot.redis.plugins.module_utils._lane import Movement
 from ansible_collections.keyslot.redis.plugins.module_utils._plan import Move
-from ansible_collections.keyslot.redis.plugins.module_utils._server import Command, text, to_map
+from ansible_collections.keyslot.redis.plugins.module_utils._server import Command, text
 from ansible_collections.keyslot.redis.plugins.module_utils._topology import (
-    Report,
     Topology,
     version_tuple,
 )
 
-# Harmless forms: each is refused for another reason, or does nothing, where it is permitted.
-_SETSLOT: Command = ("CLUSTER", "SETSLOT", 16384, "STABLE")
-_PROBE_KEY = b"keyslot-permission-probe"
-_SOURCE: tuple[Command, ...] = (
-    _SETSLOT,
-    ("CLUSTER", "COUNTKEYSINSLOT", 0),
-    ("CLUSTER", "GETKEYSINSLOT", 0, 0),
-    ("MIGRATE", "127.0.0.1", 1, "", 0, 1, "KEYS", _PROBE_KEY),
-)
-# In this order: whoever waits for late keys looks for connections whose last command is the first.
-_TARGET: tuple[Command, ...] = (("RESTORE-ASKING", _PROBE_KEY, 0, b""), _SETSLOT)
-_SIZES: Command = ("MEMORY", "USAGE", _PROBE_KEY)
-
-_OVER = ("success", "failed", "cancelled")
+Probes = t.Callable[[bool, bool], t.Sequence[Command]]
 
 
 def check_cluster(topology: Topology) -> None:
@@ -59,19 +44,20 @@ def check_cluster(topology: Topology) -> None:
 
 
 def check_nodes(
-    cluster: Cluster, topology: Topology, moves: t.Sequence[Move], movement: Movement
+    cluster: Cluster, topology: Topology, moves: t.Sequence[Move], probes: Probes
 ) -> None:
-    """The nodes concerned and their replicas answer, no one else is at work, versions and
-    permissions fit."""
-    concerned = {node for move in moves for node in (move.source, move.target)}
-    _check_present(topology, concerned)
-    _check_idle(cluster, topology)
+    """Versions and permissions fit.
+
+    `probes` are the commands that a node must let us run: for one that gives, one that takes.
+    """
     for move in moves:
         _check_versions(topology, move)
-    _check_permissions(cluster, topology, moves, movement)
+    _check_permissions(cluster, topology, moves, probes)
 
 
-def _check_present(topology: Topology, concerned: set[str]) -> None:
+def check_present(topology: Topology, moves: t.Iterable[Move]) -> None:
+    """The nodes concerned and their replicas answer, and the replicas are in step."""
+    concerned = {node for move in moves for node in (move.source, move.target)}
     for node_id in sorted(concerned - set(topology.joining)):
         family = [node_id, *sorted(line.id for line in topology.replicas_of(node_id))]
         for member in family:
@@ -91,34 +77,6 @@ def _remedy(topology: Topology, member: str, primary: str) -> str:
     if member == primary:
         return "bring it back, or let its replica take over, and run it again."
     return "bring the replica back, or remove it with keyslot.redis.redis_cluster_forget."
-
-
-def _check_idle(cluster: Cluster, topology: Topology) -> None:
-    for node_id, report in sorted(topology.reports.items()):
-        if int(report.cluster_info.get("cluster_slot_migration_active_tasks", 0)):
-            raise Refused(
-                f"an atomic slot migration is under way on {topology.name(node_id)}. Nothing was "
-                "changed: wait for its end (CLUSTER MIGRATION STATUS ALL), or cancel it."
-            )
-    modern = [
-        line.id
-        for line in topology.primaries
-        if line.id in topology.reports and _has_slot_jobs(topology.reports[line.id])
-    ]
-    for node_id, replies in cluster.tell(modern, [("CLUSTER", "GETSLOTMIGRATIONS")]).items():
-        jobs = [] if isinstance(replies, KeyslotError) else replies[0]
-        for job in [] if isinstance(jobs, ReplyError) else jobs:
-            told = to_map(job)
-            if told.get("state") not in _OVER:
-                raise Refused(
-                    f"{topology.name(node_id)} has a slot migration of slots "
-                    f"{told.get('slot_ranges')} under way ({told.get('state')}). Nothing was "
-                    "changed: wait for its end, or cancel it (CLUSTER CANCELSLOTMIGRATIONS)."
-                )
-
-
-def _has_slot_jobs(report: Report) -> bool:
-    return report.family == "valkey" and version_tuple(report.version) >= (9, 0)
 
 
 def _check_versions(topology: Topology, move: Move) -> None:
@@ -166,19 +124,15 @@ def check_memory(
 
 
 def _check_permissions(
-    cluster: Cluster, topology: Topology, moves: t.Sequence[Move], movement: Movement
+    cluster: Cluster, topology: Topology, moves: t.Sequence[Move], probes: Probes
 ) -> None:
     sources = {move.source for move in moves}
     targets = {move.target for move in moves}
 
     def denied(node_id: str) -> list[str]:
-        probes: list[Command] = [_SETSLOT]
-        if node_id in sources:
-            probes = [*_SOURCE, *([_SIZES] if movement.big_key_bytes else [])]
-        elif node_id in targets:
-            probes = list(_TARGET)
-        replies = cluster.server(node_id).pipeline(probes)
-        pairs = zip(probes, replies)
+        commands = probes(node_id in sources, node_id in targets)
+        replies = cluster.server(node_id).pipeline(commands) if commands else []
+        pairs = zip(commands, replies)
         return [_acl_name(c) for c, r in pairs if isinstance(r, ReplyError) and r.code == "NOPERM"]
 
     asked = [line.id for line in topology.primaries if line.id in topology.reports]

@@ -4,7 +4,7 @@
 
 # This module util is **PRIVATE** to the collection: it can change in breaking ways at any time.
 
-"""Carries out a goal: observe, settle what is open, plan, check, move in lanes, verify, report."""
+"""Carries out a goal: prepare, move in lanes, verify, report."""
 
 from __future__ import annotations
 
@@ -16,70 +16,31 @@ from dataclasses import dataclass, field
 from ansible_collections.keyslot.redis.plugins.module_utils._cluster import Cluster, told_ok
 from ansible_collections.keyslot.redis.plugins.module_utils._errors import (
     KeyslotError,
-    Refused,
+    NotThisWay,
     Stopped,
 )
 from ansible_collections.keyslot.redis.plugins.module_utils._lane import (
+    Busy,
     Donor,
     Lane,
     Movement,
-    Mover,
     Taker,
     Tally,
 )
 from ansible_collections.keyslot.redis.plugins.module_utils._movers import classic
-from ansible_collections.keyslot.redis.plugins.module_utils._plan import (
-    Goal,
-    Move,
-    apply,
-    cap_moves,
-    check_one_way,
-    merge_moves,
-    plan_size,
+from ansible_collections.keyslot.redis.plugins.module_utils._plan import Move
+from ansible_collections.keyslot.redis.plugins.module_utils._prepare import (
+    MakeGoal,
+    Part,
+    Plan,
+    prepare,
 )
-from ansible_collections.keyslot.redis.plugins.module_utils._preflight import (
-    check_cluster,
-    check_memory,
-    check_nodes,
-)
-from ansible_collections.keyslot.redis.plugins.module_utils._repair import (
-    Opened,
-    check_nobody_moves,
-    clear_stale,
-    count_keys,
-    databases_of,
-    sort_open_slots,
-    thaw_importers,
-)
+from ansible_collections.keyslot.redis.plugins.module_utils._repair import databases_of
 from ansible_collections.keyslot.redis.plugins.module_utils._slots import format_slots
 from ansible_collections.keyslot.redis.plugins.module_utils._topology import Topology
 
 MAX_LANES = 16
 DEFAULT_NODE_TIMEOUT_MS = 15000
-
-MakeGoal = t.Callable[[Topology], tuple[Goal, Topology]]
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What this run is to move.
-
-    `adopted` finish open slots and come first; `left_out` counts the slots beyond `max_slots`;
-    `key_counts` is slot -> keys.
-    """
-
-    adopted: t.Sequence[Move]
-    fresh: t.Sequence[Move]
-    left_out: int
-    key_counts: t.Mapping[int, int]
-
-    @property
-    def moves(self) -> list[Move]:
-        return merge_moves(
-            (move.source, move.target, slot)
-            for move in (*self.adopted, *self.fresh)
-            for slot in move.slots
-        )
 
 
 @dataclass
@@ -98,120 +59,92 @@ class Outcome:
 def reshard(cluster: Cluster, make_goal: MakeGoal, movement: Movement, check_mode: bool) -> Outcome:
     """Reaches the goal, or says in the outcome how far it came.
 
-    `make_goal` gets what was observed and may add nodes to it that are about to join (check mode).
-    Raises KeyslotError as long as nothing has been changed.
+    Raises KeyslotError as long as nothing has been moved.
     """
     started = time.monotonic()
-    goal, topology = make_goal(cluster.observe())
-    opened = sort_open_slots(cluster, topology, goal)
-    cleared = 0
-    if not check_mode:
-        topology, cleared = _settle(cluster, topology, opened, movement)
-        goal, topology = make_goal(topology)
-    if not (check_mode and (opened.finish or opened.stale)):
-        check_cluster(topology)
-    plan = make_plan(cluster, topology, goal, opened, movement)
-    check_memory(topology, plan.moves, plan.key_counts)
-    outcome = Outcome(topology, plan, cleared=cleared)
-    if not check_mode and plan.moves:
-        _execute(cluster, outcome, movement, started)
+    prepared = prepare(cluster, make_goal, movement, check_mode)
+    outcome = Outcome(prepared.topology, prepared.plan, cleared=prepared.cleared)
+    for warning in prepared.plan.warnings:
+        outcome.tally.warn(warning)
+    if not check_mode and prepared.plan.moves:
+        outcome.error = _execute(cluster, outcome, movement, started)
     outcome.elapsed = time.monotonic() - started
     return outcome
 
 
-def _settle(
-    cluster: Cluster, topology: Topology, opened: Opened, movement: Movement
-) -> tuple[Topology, int]:
-    """Clears stale markers and heals what the open slots of the goal have put out of order."""
-    if not (opened.finish or opened.stale):
-        return topology, 0
-    check_nobody_moves(cluster, topology, opened.finish)
-    clear_stale(cluster, topology, opened.stale)
-    if opened.stale:
-        topology = cluster.observe()
-    topology = thaw_importers(cluster, topology, opened.finish, opened.stale, movement.wait_timeout)
-    return topology, len(opened.stale)
+def _execute(
+    cluster: Cluster, outcome: Outcome, movement: Movement, started: float
+) -> KeyslotError | None:
+    """Runs the plan's parts in turn, and waits until all nodes know the new owners.
 
-
-def make_plan(
-    cluster: Cluster, topology: Topology, goal: Goal, opened: Opened, movement: Movement
-) -> Plan:
-    """Open slots of the goal first, before threshold and caps are asked.
-
-    Raises Refused where a node that is concerned is not fit for it.
+    What was found under way goes first: open slots keep the engine from jobs, its jobs keep
+    SETSLOT off, and whoever waits for late keys of an earlier run must not wait for those of this.
     """
-    adopted = merge_moves(opened.finish)
-    fresh = goal.moves(apply(topology.owners, adopted))
-    wanted = plan_size(fresh)
-    if goal.max_slots:
-        fresh = cap_moves(fresh, max(0, goal.max_slots - plan_size(adopted)))
-    check_one_way([*adopted, *fresh], topology.name)
-    check_nodes(cluster, topology, [*adopted, *fresh], movement)
-    slots: dict[str, list[int]] = {}
-    for move in (*adopted, *fresh):
-        slots.setdefault(move.source, []).extend(move.slots)
-    counts: dict[int, int] = {}
-    for found in cluster.each(
-        slots, lambda node_id: count_keys(cluster, topology, node_id, slots[node_id])
-    ).values():
-        if isinstance(found, KeyslotError):
-            raise found
-        counts.update(found)
-    return Plan(adopted, fresh, wanted - plan_size(fresh), counts)
-
-
-def choose_mover(lane: Lane) -> Mover:
-    """The first way that can be taken here."""
-    if lane.movement.method == "atomic":
-        raise Refused(
-            f"atomic migration was asked for, but {lane.name} can only move slots the classic way. "
-            "Nothing was changed: set method to 'auto' or 'classic'."
-        )
-    return classic
-
-
-def _execute(cluster: Cluster, outcome: Outcome, movement: Movement, started: float) -> None:
-    """Runs the lanes, all at once, and waits until all nodes know the new owners.
-
-    Slots that were found open go first: whoever waits for late keys of an earlier run on a target
-    must not wait for those of this run.
-    """
-    donors, takers = _shared(outcome)
-    done_at = started + movement.max_seconds if movement.max_seconds else None
-    adopted = frozenset(slot for move in outcome.plan.adopted for slot in move.slots)
-    for moves in (outcome.plan.adopted, outcome.plan.fresh):
-        lanes = [
-            Lane(
-                cluster=cluster,
-                topology=outcome.before,
-                move=move,
-                movement=movement,
-                tally=outcome.tally,
-                donor=donors[move.source],
-                taker=takers[move.target],
-                key_counts=outcome.plan.key_counts,
-                adopted=adopted,
-                databases=databases_of(cluster, outcome.before, move.source),
-                bystanders=_bystanders(outcome.before, move),
-                node_timeout=_node_timeout(outcome.before, move),
-                done_at=done_at,
-            )
-            for move in moves
-        ]
+    make_lane = _lane_maker(cluster, outcome, movement, started)
+    for part in outcome.plan.parts:
+        lanes = [make_lane(part, move) for move in part.moves]
         outcome.lanes += lanes
-        outcome.error = _run_lanes(lanes)
-        if outcome.error:
-            return
+        error, given_up = _run_lanes(part, lanes)
+        if given_up and not error:
+            error = _finish_classic(outcome, make_lane, given_up)
+        if error:
+            return error
     try:
         _wait_for_owners(cluster, outcome, movement)
     except KeyslotError as exc:
-        outcome.error = exc
+        return exc
+    return None
 
 
-def _shared(outcome: Outcome) -> tuple[dict[str, Donor], dict[str, Taker]]:
-    moves = outcome.plan.moves
-    donors = {move.source: Donor(len(outcome.before.slots[move.source])) for move in moves}
-    return donors, {move.target: Taker() for move in moves}
+def _lane_maker(
+    cluster: Cluster, outcome: Outcome, movement: Movement, started: float
+) -> t.Callable[[Part, Move], Lane]:
+    topology, plan = outcome.before, outcome.plan
+    donors = {move.source: Donor(len(topology.slots[move.source])) for move in plan.moves}
+    takers = {move.target: Taker() for move in plan.moves}
+    busy = Busy()
+    done_at = started + movement.max_seconds if movement.max_seconds else None
+    adopted = frozenset(slot for move in plan.adopted.moves for slot in move.slots)
+
+    def make(part: Part, move: Move) -> Lane:
+        return Lane(
+            cluster=cluster,
+            topology=topology,
+            move=move,
+            movement=movement,
+            tally=outcome.tally,
+            donor=donors[move.source],
+            taker=takers[move.target],
+            busy=busy,
+            key_counts=plan.key_counts,
+            adopted=adopted,
+            databases=databases_of(cluster, topology, move.source),
+            bystanders=_bystanders(topology, move),
+            node_timeout=_node_timeout(topology, move),
+            method=part.mover.METHOD,
+            done_at=done_at,
+        )
+
+    return make
+
+
+def _finish_classic(
+    outcome: Outcome,
+    make_lane: t.Callable[[Part, Move], Lane],
+    given_up: t.Sequence[tuple[Lane, NotThisWay]],
+) -> KeyslotError | None:
+    """What the engine's own way could not do, slot by slot, with a warning that says why."""
+    moves = []
+    for lane, reason in given_up:
+        if lane.movement.method == "atomic":
+            return Stopped(f"{reason} Run it again, or set method to 'auto' or 'classic'.")
+        outcome.tally.warn(f"{reason} The rest was moved the classic way.")
+        left = [slot for slot in lane.move.slots if slot not in lane.slots_done]
+        moves.append(Move(lane.move.source, lane.move.target, tuple(left)))
+    part = Part(classic, moves)
+    lanes = [make_lane(part, move) for move in moves]
+    outcome.lanes += lanes
+    return _run_lanes(part, lanes)[0]
 
 
 def _bystanders(topology: Topology, move: Move) -> list[str]:
@@ -226,16 +159,20 @@ def _node_timeout(topology: Topology, move: Move) -> float:
     return min(int(value) for value in told) / 1000
 
 
-def _run_lanes(lanes: t.Sequence[Lane]) -> KeyslotError | None:
-    """Returns the first lane's error; the other lanes then end at the next slot's boundary."""
-    if not lanes:
-        return None
+def _run_lanes(
+    part: Part, lanes: t.Sequence[Lane]
+) -> tuple[KeyslotError | None, list[tuple[Lane, NotThisWay]]]:
+    """Returns the first lane's error, after which the other lanes end at the next slot's boundary,
+    and the lanes that another mover has to finish."""
     errors: list[KeyslotError] = []
+    given_up: list[tuple[Lane, NotThisWay]] = []
 
     def run(lane: Lane) -> None:
         began = time.monotonic()
         try:
-            choose_mover(lane).move(lane)
+            part.mover.move(lane)
+        except NotThisWay as exc:
+            given_up.append((lane, exc))
         except KeyslotError as exc:
             errors.append(exc)
             for other in lanes:
@@ -245,7 +182,7 @@ def _run_lanes(lanes: t.Sequence[Lane]) -> KeyslotError | None:
 
     with ThreadPoolExecutor(min(len(lanes), MAX_LANES), thread_name_prefix="lane") as threads:
         list(threads.map(run, lanes))
-    return errors[0] if errors else None
+    return (errors[0] if errors else None), given_up
 
 
 def _wait_for_owners(cluster: Cluster, outcome: Outcome, movement: Movement) -> None:

@@ -172,12 +172,13 @@ class Cluster:
             raise
         return cluster
 
-    def start_node(self, **config: str | int) -> Node:
+    def start_node(self, engine: Engine | None = None, **config: str | int) -> Node:
         """Start one more server in cluster mode, joined to nothing, in neither list.
 
-        Directives are keywords with _ for -.
+        engine: another one than the cluster's. Directives are keywords with _ for -.
         """
-        return self._start_nodes(1, {key.replace("_", "-"): v for key, v in config.items()})[0]
+        extra = {key.replace("_", "-"): value for key, value in config.items()}
+        return self._start_nodes(1, extra, engine)[0]
 
     def add_spare(self, **config: str | int) -> Node:
         """Like start_node, and put it among the spares."""
@@ -211,9 +212,11 @@ class Cluster:
     ) -> None:
         self.close()
 
-    def _start_nodes(self, count: int, extra: Mapping[str, str | int]) -> list[Node]:
+    def _start_nodes(
+        self, count: int, extra: Mapping[str, str | int], engine: Engine | None = None
+    ) -> list[Node]:
         """Start servers side by side; one that finds its port taken gets another."""
-        nodes = [self._new_node(extra) for _number in range(count)]
+        nodes = [self._new_node(extra, engine) for _number in range(count)]
         for index, node in enumerate(nodes):
             nodes[index] = self._ready(node, extra)
         return nodes
@@ -228,14 +231,14 @@ class Cluster:
                 raise
         self._all.remove(node)
         processes.release_port(node.port)
-        return self._ready(self._new_node(extra), extra, attempts - 1)
+        return self._ready(self._new_node(extra, node.engine), extra, attempts - 1)
 
-    def _new_node(self, extra: Mapping[str, str | int]) -> Node:
+    def _new_node(self, extra: Mapping[str, str | int], engine: Engine | None) -> Node:
         """Write a node's configuration and spawn it."""
         port = processes.claim_port()
         folder = self.root / str(port)
         folder.mkdir(exist_ok=True)
-        node = Node(self.engine, folder, port, self.password, self.tls)
+        node = Node(engine or self.engine, folder, port, self.password, self.tls)
         self._all.append(node)
         node.write_config({**self._settings(node), **self.config, **extra})
         node.spawn()
@@ -256,7 +259,7 @@ class Cluster:
             "repl-diskless-sync": "yes",
             "repl-diskless-sync-delay": 0,
         }
-        if self.engine.release >= (7, 0):
+        if node.engine.release >= (7, 0):
             settings["enable-debug-command"] = "yes"
         if self.password:
             settings |= {"requirepass": self.password, "masterauth": self.password}

@@ -115,8 +115,9 @@ def _keys(outcome: Outcome) -> int:
 def _planned(outcome: Outcome) -> list[dict[str, t.Any]]:
     counts = outcome.plan.key_counts
     return [
-        _entry(move, sum(counts[slot] for slot in move.slots), "classic", 0.0)
-        for move in outcome.plan.moves
+        _entry(move, sum(counts[slot] for slot in move.slots), part.mover.METHOD, 0.0)
+        for part in outcome.plan.parts
+        for move in part.moves
     ]
 
 
@@ -125,7 +126,7 @@ def _done(outcome: Outcome) -> list[dict[str, t.Any]]:
     for lane in outcome.lanes:
         if lane.slots_done or lane.keys_moved:
             move = Move(lane.move.source, lane.move.target, tuple(lane.slots_done))
-            entries.append(_entry(move, lane.keys_moved, "classic", lane.elapsed))
+            entries.append(_entry(move, lane.keys_moved, lane.method, lane.elapsed))
     return entries
 
 

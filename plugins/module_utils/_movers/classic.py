@@ -17,6 +17,7 @@ import itertools
 import time
 import typing as t
 
+from ansible_collections.keyslot.redis.plugins.module_utils._cluster import Cluster
 from ansible_collections.keyslot.redis.plugins.module_utils._errors import (
     KeyslotError,
     LostConnection,
@@ -24,13 +25,14 @@ from ansible_collections.keyslot.redis.plugins.module_utils._errors import (
     Stopped,
     Unreachable,
 )
-from ansible_collections.keyslot.redis.plugins.module_utils._lane import Lane, Pace
+from ansible_collections.keyslot.redis.plugins.module_utils._lane import Lane, Movement, Pace
 from ansible_collections.keyslot.redis.plugins.module_utils._movers._busy_keys import (
     settle_busy_keys,
 )
 from ansible_collections.keyslot.redis.plugins.module_utils._movers._emptied import (
     kept_as_primary,
 )
+from ansible_collections.keyslot.redis.plugins.module_utils._plan import Move
 from ansible_collections.keyslot.redis.plugins.module_utils._server import (
     Command,
     Reply,
@@ -40,7 +42,11 @@ from ansible_collections.keyslot.redis.plugins.module_utils._server import (
     text,
 )
 from ansible_collections.keyslot.redis.plugins.module_utils._slots import format_slots, from_ranges
-from ansible_collections.keyslot.redis.plugins.module_utils._topology import parse_info, parse_view
+from ansible_collections.keyslot.redis.plugins.module_utils._topology import (
+    Topology,
+    parse_info,
+    parse_view,
+)
 
 METHOD = "classic"
 
@@ -59,6 +65,9 @@ EPOCH_PAUSE = 0.05
 PASSING = ("CLUSTERDOWN", "LOADING", "BUSY ", "TRYAGAIN", "MASTERDOWN")
 NOT_PRIMARY = ("SETSLOT only with masters", "SETSLOT only with primaries")
 
+PROBE_KEY = b"keyslot-permission-probe"
+_SETSLOT: Command = ("CLUSTER", "SETSLOT", 16384, "STABLE")
+
 Key = tuple[int, bytes, int]  # database, name, estimated bytes
 
 
@@ -76,9 +85,24 @@ class _Paces:
     slots: Pace
 
 
-def unfit(lane: Lane) -> str | None:
+def unfit(cluster: Cluster, topology: Topology, move: Move) -> str | None:
     """The classic protocol works between all versions whose dumps the target can read."""
     return None
+
+
+def probes(movement: Movement, gives: bool, takes: bool) -> list[Command]:
+    """Harmless forms: where permitted, each is refused for another reason or does nothing."""
+    if gives:
+        return [
+            _SETSLOT,
+            ("CLUSTER", "COUNTKEYSINSLOT", 0),
+            ("CLUSTER", "GETKEYSINSLOT", 0, 0),
+            ("MIGRATE", "127.0.0.1", 1, "", 0, 1, "KEYS", PROBE_KEY),
+            *([("MEMORY", "USAGE", PROBE_KEY)] if movement.big_key_bytes else []),
+        ]
+    # In this order: whoever waits for late keys looks for connections whose last command is this.
+    takes_keys: list[Command] = [("SELECT", 0), ("RESTORE-ASKING", PROBE_KEY, 0, b"")]
+    return [*takes_keys, _SETSLOT] if takes else [_SETSLOT]
 
 
 def move(lane: Lane) -> None:

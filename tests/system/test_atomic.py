@@ -1,0 +1,781 @@
+# Copyright (c) 2026, keyslot.redis contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Slots that the engine itself moves (Redis 8.4 and later, Valkey 9 and later), and what goes wrong
+with them: who dies, who interferes, what is denied, and when the classic way is taken instead.
+
+S is the source of a move, T its target, O another primary. A job is held by a snapshot that sleeps
+at each key (`rdb-key-save-delay`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from tests.harness import data, engines
+from tests.harness.clients import LiveClients
+from tests.harness.cluster import Cluster, Line, parse_nodes
+from tests.harness.cutting import Cut, Run, start
+from tests.harness.engines import Engine, EngineUnavailable
+from tests.harness.node import Node
+
+pytestmark = pytest.mark.system
+
+ABLE = ("valkey-9.1", "valkey-9.1-tls", "redis-8.6")
+# A cluster of the second is joined by a node of the first.
+MIXED = (
+    ("valkey-9.1", "redis-7.0"),
+    ("valkey-9.1", "valkey-8.1"),
+    ("redis-8.6", "redis-7.0"),
+)
+OPTION = "cluster-allow-replica-migration"
+COMMAND = {"redis": "cluster|migration", "valkey": "cluster|migrateslots"}
+OVER = ("completed", "canceled", "success", "failed", "cancelled")
+START = r"CLUSTER (MIGRATION IMPORT (?!16384)\d+ |MIGRATESLOTS SLOTSRANGE \d+ \d+ .*NODE \w{40})"
+LOOK = r"CLUSTER (MIGRATION STATUS|GETSLOTMIGRATIONS)"
+CHANGING = re.compile(
+    rf"^\d+ ({START}|CLUSTER SETSLOT \d{{1,4}} |CLUSTER (CANCEL|MIGRATION CANCEL)|CONFIG SET)"
+)
+HELD_FOR_EVER = 2_000_000_000  # microseconds a key
+
+
+def chosen() -> list[str]:
+    """The engines of KEYSLOT_ENGINES that move slots themselves; the embedded one by default."""
+    words = os.environ.get("KEYSLOT_ENGINES", "").split()
+    if words == ["all"]:
+        return list(ABLE)
+    if words in ([], ["auto"]):
+        return ["valkey-9.1"]
+    return [name for name in ABLE if name in words]
+
+
+def pairs() -> list[tuple[str, str]]:
+    """The mixed clusters of the chosen engines; by default, of what can be had."""
+    found = [pair for pair in MIXED if pair[0] in chosen()]
+    if os.environ.get("KEYSLOT_ENGINES", "").split() not in ([], ["auto"]):
+        return found
+    old = engines.fetch(["redis-7.0"])["redis-7.0"]
+    return [pair for pair in found if pair[1] == "redis-7.0" and isinstance(old, Engine)]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "able" in metafunc.fixturenames:
+        metafunc.parametrize("able", chosen(), indirect=True, scope="session")
+    if "valkey" in metafunc.fixturenames:
+        names = [name for name in chosen() if name.startswith("valkey")]
+        metafunc.parametrize("valkey", names, indirect=True, scope="session")
+    if "mixed" in metafunc.fixturenames:
+        ids = [f"{new} beside {old}" for new, old in pairs()]
+        metafunc.parametrize("mixed", pairs(), indirect=True, scope="session", ids=ids)
+
+
+def get(name: str) -> Engine:
+    try:
+        return engines.get(name)
+    except EngineUnavailable as error:
+        pytest.fail(str(error), pytrace=False)
+
+
+@pytest.fixture(scope="session")
+def able(request: pytest.FixtureRequest) -> Engine:
+    """Each chosen engine that moves slots itself."""
+    return get(request.param)
+
+
+@pytest.fixture(scope="session")
+def valkey(request: pytest.FixtureRequest) -> Engine:
+    """The same, of Valkey only."""
+    return get(request.param)
+
+
+@pytest.fixture(scope="session")
+def mixed(request: pytest.FixtureRequest) -> tuple[Engine, Engine]:
+    """A new engine and an old one."""
+    new, old = request.param
+    return get(new), get(old)
+
+
+# Clusters
+
+
+class Shared:
+    """One cluster for many tests; made anew when one of them has left it out of order."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._cluster: Cluster | None = None
+
+    def get(self) -> Cluster:
+        """3 primaries with slots and a replica each, without keys and jobs."""
+        if self._cluster and not self._usable(self._cluster):
+            self.close()
+        if self._cluster is None:
+            self._cluster = Cluster.start(self._engine, 3, 1)
+        return self._cluster
+
+    def _usable(self, cluster: Cluster) -> bool:
+        try:
+            cluster.wait_healthy(10, members=6)
+            for node in cluster.nodes:
+                node.call("CONFIG", "SET", "rdb-key-save-delay", 0)
+            wait_until(lambda: under_way(cluster) == [], "the end of all jobs", 5)
+            for node in cluster.primaries():
+                node.call("FLUSHALL")
+            owners = sorted(cluster.ownership())
+            return len(owners) == 3 and owners == sorted(
+                me(node).primary_id for node in cluster.replicas()
+            )
+        except (AssertionError, redis.RedisError, OSError):
+            return False
+
+    def close(self) -> None:
+        if self._cluster:
+            self._cluster.close()
+        self._cluster = None
+
+
+@pytest.fixture(scope="module")
+def shared(able: Engine) -> Iterator[Shared]:
+    made = Shared(able)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def cluster(shared: Shared) -> Cluster:
+    return shared.get()
+
+
+# A scene: what is to move, and what was there before
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Slots of S, with keys, that are to go to T."""
+
+    cluster: Cluster
+    source: Node
+    target: Node
+    other: Node
+    slots: tuple[int, ...]
+    before: data.Digest
+
+    @property
+    def family(self) -> str:
+        return self.cluster.engine.family
+
+    @property
+    def asked(self) -> Node:
+        """The node that is told to start a job, and knows how it goes."""
+        return self.target if self.family == "redis" else self.source
+
+
+def scene(cluster: Cluster, slots: int = 20, keys: int = 50, value_bytes: int = 32) -> Scene:
+    """S has the most slots."""
+    owners = cluster.slot_owners()
+    counts = {node: owners.count(node) for node in cluster.primaries()}
+    source, other, target = sorted(counts, key=lambda node: -counts[node])[:3]
+    mine = tuple(slot for slot, owner in enumerate(owners) if owner is source)[:slots]
+    for slot in mine:
+        data.seed_slot(cluster, slot, keys, value_bytes=value_bytes)
+    return Scene(cluster, source, target, other, mine, data.digest(cluster))
+
+
+def connection(node: Node) -> dict[str, Any]:
+    options: dict[str, Any] = {"login_host": node.host, "login_port": node.port}
+    if node.password:
+        options["login_password"] = node.password
+    if node.tls:
+        options |= {
+            "tls": True,
+            "ca_certs": str(node.tls.ca),
+            "client_cert_file": str(node.tls.client_cert),
+            "client_key_file": str(node.tls.client_key),
+        }
+    return {**options, "command_timeout": 10}
+
+
+def goal(stage: Scene, **more: Any) -> dict[str, Any]:
+    """Options that bring the slots to T; the run enters the cluster at O."""
+    fixed = {"wait_timeout": 25, "progress_interval": 0, "target": stage.target.id}
+    return {**connection(stage.other), **fixed, "slots": texts(stage.slots), **more}
+
+
+def texts(slots: tuple[int, ...]) -> list[str]:
+    return [str(slot) for slot in slots]
+
+
+def migrate(stage: Scene, *cuts: Cut, **more: Any) -> Run:
+    return start("redis_slot_migrate", goal(stage, **more), *cuts)
+
+
+@contextlib.contextmanager
+def slow_snapshots(node: Node, micros: int = 2000) -> Iterator[None]:
+    """A job that starts in here sleeps at each key, even when this has ended."""
+    node.call("CONFIG", "SET", "rdb-key-save-delay", micros)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(redis.RedisError, OSError):
+            node.call("CONFIG", "SET", "rdb-key-save-delay", 0)
+
+
+@contextlib.contextmanager
+def in_mid_job(stage: Scene, *cuts: Cut, micros: int = 2000, **more: Any) -> Iterator[Run]:
+    """A run whose job is held in its snapshot when the block begins."""
+    with slow_snapshots(stage.source, micros):
+        attempt = migrate(stage, *cuts, **more)
+        wait_until(lambda: under_way(stage.cluster) != [], "a job under way")
+        time.sleep(0.3)
+        assert under_way(stage.cluster) != [], "the job was too short for this test"
+        yield attempt
+
+
+def wake_children(node: Node) -> None:
+    """Ends the snapshot that sleeps for ever: Redis forks no other one before."""
+    for pid in Path(f"/proc/{node.pid}/task/{node.pid}/children").read_text().split():
+        os.kill(int(pid), signal.SIGKILL)
+
+
+def start_by_hand(stage: Scene, target: Node | None = None) -> None:
+    """A job for all slots of the scene."""
+    taker = target or stage.target
+    ranges = [edge for slot in stage.slots for edge in (slot, slot)]
+    if stage.slots == tuple(range(stage.slots[0], stage.slots[-1] + 1)):
+        ranges = [stage.slots[0], stage.slots[-1]]
+    if stage.family == "redis":
+        taker.call("CLUSTER", "MIGRATION", "IMPORT", *ranges)
+    else:
+        stage.source.call("CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", *ranges, "NODE", taker.id)
+
+
+def cancel_by_hand(stage: Scene) -> None:
+    if stage.family == "redis":
+        assert stage.target.call("CLUSTER", "MIGRATION", "CANCEL", "ALL") == 1
+    else:
+        stage.source.call("CLUSTER", "CANCELSLOTMIGRATIONS")
+
+
+# What the servers say
+
+
+def me(node: Node) -> Line:
+    text = node.call("CLUSTER", "NODES").decode()
+    return next(line for line in parse_nodes(text) if "myself" in line.flags)
+
+
+def jobs(node: Node) -> list[dict[str, str]]:
+    """All jobs that a node remembers; none on an engine that has no such thing."""
+    if node.engine.release < ((8, 4) if node.engine.family == "redis" else (9, 0)):
+        return []
+    words = ("MIGRATION", "STATUS", "ALL")
+    status = words if node.engine.family == "redis" else ("GETSLOTMIGRATIONS",)
+    found = []
+    for told in node.call("CLUSTER", *status):
+        fields = [item.decode() if isinstance(item, bytes) else str(item) for item in told]
+        found.append(dict(zip(fields[::2], fields[1::2], strict=True)))
+    return found
+
+
+def under_way(cluster: Cluster) -> list[str]:
+    """The jobs that may still move something, as the primaries tell them."""
+    return [
+        f"{node.address} {job['operation']} {job['state']}"
+        for node in cluster.primaries()
+        for job in jobs(node)
+        if job["state"] not in OVER or (job["state"] == "failed" and waits_to_retry(job))
+    ]
+
+
+def waits_to_retry(job: dict[str, str]) -> bool:
+    """Redis tries a failed import for ever."""
+    return job["operation"] == "import"
+
+
+def wait_until(condition: Callable[[], bool], what: str, seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
+        time.sleep(0.02)
+
+
+def replica_of(cluster: Cluster, node: Node) -> Node:
+    return next(other for other in cluster.replicas() if me(other).primary_id == node.id)
+
+
+def wait_until_copied(stage: Scene) -> None:
+    """Until S's replica has all that S has."""
+    copy = replica_of(stage.cluster, stage.source)
+
+    def same() -> bool:
+        told = [node.info("replication")["master_repl_offset"] for node in (stage.source, copy)]
+        return told[0] == told[1]
+
+    wait_until(same, "the replica has everything")
+
+
+# What is to be true
+
+
+def assert_success(result: dict[str, Any], *methods: str, finished: bool = True) -> None:
+    assert not result.get("failed"), result["msg"]
+    assert result["finished"] is finished
+    assert {move["method"] for move in result["moves"]} == set(methods)
+
+
+def assert_failed(result: dict[str, Any], *words: str) -> None:
+    assert result.get("failed"), result
+    for word in words:
+        assert word in result["msg"], result["msg"]
+    assert not result.get("finished")
+
+
+def assert_whole(stage: Scene) -> None:
+    """All agree, nothing is open or under way, and the keys are what they were."""
+    stage.cluster.wait_healthy(20)
+    wait_until(lambda: under_way(stage.cluster) == [], "the end of all jobs", 5)
+    assert data.compare(stage.before, data.digest(stage.cluster)) == []
+
+
+def assert_owned_by(stage: Scene, node: Node) -> None:
+    owners = stage.cluster.slot_owners()
+    assert {owners[slot] for slot in stage.slots} == {node}
+
+
+def assert_moved(stage: Scene) -> None:
+    assert_whole(stage)
+    assert_owned_by(stage, stage.target)
+
+
+def changes(trace: list[str]) -> list[str]:
+    """The commands that change something; a probe for a permission does not."""
+    return [line for line in trace if CHANGING.match(line)]
+
+
+def starts(trace: list[str]) -> list[str]:
+    return [line for line in trace if re.match(rf"^\d+ {START}", line)]
+
+
+# Which way is taken
+
+
+def test_auto_is_atomic_where_all_have_it(cluster: Cluster) -> None:
+    stage = scene(cluster)
+    attempt = migrate(stage)
+    result = attempt.result()
+    assert_success(result, "atomic")
+    assert result["slots_moved"] == len(stage.slots)
+    assert len(starts(attempt.trace)) == 1
+    assert [line for line in attempt.trace if " MIGRATE " in line] == []
+    assert_moved(stage)
+
+
+def test_classic_is_classic_where_it_is_asked_for(cluster: Cluster) -> None:
+    stage = scene(cluster)
+    attempt = migrate(stage, method="classic")
+    assert_success(attempt.result(), "classic")
+    assert starts(attempt.trace) == []
+    assert_moved(stage)
+
+
+def test_check_mode_tells_the_way_and_starts_nothing(cluster: Cluster) -> None:
+    stage = scene(cluster)
+    attempt = migrate(stage, _ansible_check_mode=True)
+    result = attempt.result()
+    assert [move["method"] for move in result["moves"]] == ["atomic"]
+    assert (result["changed"], result["slots_moved"]) == (True, 0)
+    assert changes(attempt.trace) == []
+    assert_owned_by(stage, stage.source)
+
+
+def test_it_works_with_a_password_and_with_tls_where_the_engine_has_it(able: Engine) -> None:
+    with Cluster.start(able, 3, 0, password="sesame", tls=able.tls) as cluster:
+        stage = scene(cluster)
+        assert_success(migrate(stage).result(), "atomic")
+        assert_moved(stage)
+
+
+def joined(cluster: Cluster, engine: Engine, count: int) -> Node:
+    """A node of another engine, known to all as a primary without slots."""
+    node = cluster.start_node(engine)
+    for member in cluster.members():
+        member.call("CLUSTER", "MEET", node.host, node.port)
+    cluster.wait_healthy(30, members=count)
+    return node
+
+
+def test_in_a_mixed_cluster_keys_move_to_the_new_node_the_classic_way(
+    mixed: tuple[Engine, Engine],
+) -> None:
+    new, old = mixed
+    with Cluster.start(old, 3, 0) as cluster:
+        node = joined(cluster, new, 4)
+        known = scene(cluster)
+        stage = Scene(cluster, known.source, node, known.other, known.slots, known.before)
+        refused = migrate(stage, method="atomic")
+        assert_failed(refused.result(), known.source.address, old.version, "has no CLUSTER")
+        assert changes(refused.trace) == []
+        assert_success(migrate(stage).result(), "classic")
+        assert_moved(stage)
+        back = migrate(stage, target=known.source.id)
+        assert_failed(back.result(), known.source.address, "can't read")
+        assert changes(back.trace) == []
+        assert_moved(stage)
+
+
+def test_a_target_with_an_old_replica_takes_nothing_the_atomic_way(
+    mixed: tuple[Engine, Engine],
+) -> None:
+    """Valkey takes them the classic way; of Redis, such a replica never gets in step."""
+    new, old = mixed
+    with Cluster.start(new, 3, 0) as cluster:
+        stage = scene(cluster, 5)
+        node = joined(cluster, old, 4)
+        node.call("CLUSTER", "REPLICATE", stage.target.id)
+        wait_until(lambda: replica_of(cluster, stage.target) is node, "all know the replica", 5)
+        time.sleep(2)
+        in_step = node.info("replication")["master_link_status"] == "up"
+        attempt = migrate(stage)
+        if in_step:
+            assert_success(attempt.result(), "classic")
+            assert_moved(stage)
+        else:
+            assert_failed(attempt.result(), node.address, "not in step")
+            assert changes(attempt.trace) == []
+            assert_owned_by(stage, stage.source)
+        assert in_step is (new.family == old.family == "valkey")
+
+
+@pytest.mark.parametrize("method", ["atomic", "classic"])
+def test_keys_of_all_databases_move(valkey: Engine, method: str) -> None:
+    with Cluster.start(valkey, 3, 0, databases=4) as cluster:
+        stage = scene(cluster)
+        held = {label.partition(b"]")[0] for label in stage.before if label.startswith(b"[db")}
+        assert held == {b"[db 1", b"[db 2", b"[db 3"}
+        assert_success(migrate(stage, method=method).result(), method)
+        assert_moved(stage)
+
+
+# Under load
+
+
+def write_fast(cluster: Cluster, seconds: int = 60) -> subprocess.Popen[str] | None:
+    """The engine's own load generator on all slots; None if it has none."""
+    tool = cluster.engine.benchmark
+    if tool is None:
+        return None
+    node = cluster.nodes[0]
+    words = f"-h {node.host} -p {node.port} --cluster -t set -n 3000000 -c 16 -P 4 -d 100 -r 2 -q"
+    return subprocess.Popen(
+        ["timeout", str(seconds), *tool, *words.split()],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def test_live_writers_on_the_moving_slots_lose_nothing(able: Engine) -> None:
+    """2,048 of S's 2,100 slots move under the engine's own load generator, where it has one, and
+    under clients that know what was acknowledged. Which way it ends up with is free."""
+    with Cluster.start(able, 3, 1, slots=["0-2099", "2100-9000", "9001-16383"]) as cluster:
+        source, other, target = cluster.nodes[:3]
+        for slot in range(0, 2048, 8):
+            data.seed_slot(cluster, slot, 20, value_bytes=200)
+        before = data.digest(cluster)
+        stage = Scene(cluster, source, target, other, tuple(range(2048)), before)
+        with LiveClients(cluster, 2, 1, slots=["0-2047"]) as clients:
+            load = write_fast(cluster)
+            time.sleep(1)
+            written = clients.writes
+            result = migrate(stage).result()
+            assert clients.writes > written
+            if load:
+                assert load.poll() is None, f"the load ended early: {load.communicate()[0]}"
+                load.terminate()
+                load.wait()
+        assert not result.get("failed"), result["msg"]
+        assert result["finished"] is True
+        assert {move["method"] for move in result["moves"]} <= {"atomic", "classic"}
+        cluster.wait_healthy(20)
+        assert_owned_by(stage, target)
+        assert clients.lost() == []
+        after = data.digest(cluster)
+        assert data.compare(before, {name: after[name] for name in before if name in after}) == []
+
+
+# Death in mid-job
+
+
+def test_a_run_killed_as_it_started_a_job_is_finished_by_the_next(cluster: Cluster) -> None:
+    stage = scene(cluster)
+    with slow_snapshots(stage.source):
+        assert migrate(stage, Cut(START, "kill after")).was_killed()
+        assert under_way(cluster) != []
+        assert_adopted(stage)
+
+
+def test_a_run_killed_while_it_watched_a_job_is_finished_by_the_next(cluster: Cluster) -> None:
+    stage = scene(cluster)
+    with slow_snapshots(stage.source):
+        started = Cut(rf"^{stage.asked.port} {LOOK}", "kill after", 6)
+        assert migrate(stage, started).was_killed()
+        assert under_way(cluster) != []
+        assert_adopted(stage)
+
+
+def assert_adopted(stage: Scene) -> None:
+    """The next run waits for the job and starts none; its second run changes nothing."""
+    following = migrate(stage)
+    assert_success(following.result(), "atomic")
+    assert starts(following.trace) == []
+    assert_moved(stage)
+    again = migrate(stage).result()
+    assert_success(again)
+    assert again["changed"] is False
+
+
+def test_after_the_death_of_the_source_the_next_run_takes_from_its_replica(
+    cluster: Cluster,
+) -> None:
+    stage = scene(cluster)
+    wait_until_copied(stage)
+    heir = replica_of(cluster, stage.source)
+    with in_mid_job(stage, wait_timeout=4) as attempt:
+        stage.source.kill()
+        result = attempt.result()
+    wait_until(lambda: "master" in me(heir).flags, "the replica has taken over")
+    assert_failed(result, stage.source.address)
+    stage.source.restart()
+    assert_next_run_ends_it(stage)
+
+
+def test_after_the_death_of_the_target_the_next_run_starts_anew(cluster: Cluster) -> None:
+    stage = scene(cluster)
+    with in_mid_job(stage, wait_timeout=6) as attempt:
+        stage.target.kill()
+        stage.target.restart()
+        result = attempt.result()
+    if result.get("failed"):
+        assert stage.target.address in result["msg"]
+    assert_next_run_ends_it(stage)
+
+
+def assert_next_run_ends_it(stage: Scene) -> None:
+    stage.cluster.wait_healthy(30)
+    if stage.cluster.slot_owners()[stage.slots[0]] is not stage.target:
+        assert_success(migrate(stage).result(), "atomic")
+    assert_moved(stage)
+
+
+# Others interfere
+
+
+def test_a_job_cancelled_by_hand_stops_the_run_which_says_so(cluster: Cluster) -> None:
+    stage = scene(cluster)
+    with in_mid_job(stage) as attempt:
+        cancel_by_hand(stage)
+        result = attempt.result()
+    assert_failed(result, "cancel", stage.source.address, stage.target.address)
+    assert starts(attempt.trace)[1:] == []
+    assert under_way(cluster) == []
+    assert_owned_by(stage, stage.source)
+    assert_next_run_ends_it(stage)
+
+
+def test_a_flush_in_mid_job_does_not_keep_it_from_its_goal(cluster: Cluster) -> None:
+    stage = scene(cluster)
+    with in_mid_job(stage) as attempt:
+        stage.source.call("FLUSHALL")
+        assert_success(attempt.result(), "atomic")
+    cluster.wait_healthy(20)
+    assert_owned_by(stage, stage.target)
+    assert data.digest(cluster) == {}
+
+
+def test_after_a_failover_of_the_source_in_mid_job_the_next_run_ends_it(cluster: Cluster) -> None:
+    stage = scene(cluster)
+    heir = replica_of(cluster, stage.source)
+    with in_mid_job(stage, wait_timeout=6) as attempt:
+        heir.call("CLUSTER", "FAILOVER")
+        wait_until(lambda: "master" in me(heir).flags, "the replica has taken over")
+        result = attempt.result()
+    if result.get("failed"):
+        assert stage.source.address in result["msg"]
+    assert_next_run_ends_it(stage)
+
+
+def test_somebody_elses_job_is_refused_and_left_alone(cluster: Cluster) -> None:
+    stage = scene(cluster)
+    with slow_snapshots(stage.source):
+        start_by_hand(stage, stage.other)
+        refused = migrate(stage)
+        result = refused.result()
+        assert under_way(cluster) != []
+    names = (stage.source.address, stage.other.address, "Nothing was changed")
+    assert_failed(result, *names, f"{stage.slots[0]}-{stage.slots[-1]}")
+    assert changes(refused.trace) == []
+    wait_until(lambda: under_way(cluster) == [], "the end of the job")
+    assert_whole(stage)
+    assert_owned_by(stage, stage.other)
+
+
+def test_somebody_elses_job_of_the_same_goal_is_adopted(cluster: Cluster) -> None:
+    stage = scene(cluster)
+    with slow_snapshots(stage.source):
+        start_by_hand(stage)
+        assert_adopted(stage)
+
+
+# Limits of time
+
+
+def test_max_seconds_cancels_the_job_and_leaves_nothing_behind(cluster: Cluster) -> None:
+    stage = scene(cluster)
+    with in_mid_job(stage, micros=20_000, max_seconds=1.5) as attempt:
+        result = attempt.result()
+    assert_success(result, finished=False)
+    assert (result["slots_moved"], result["slots_left"]) == (0, len(stage.slots))
+    assert len(starts(attempt.trace)) == 1
+    assert under_way(cluster) == []
+    assert_whole(stage)
+    assert_owned_by(stage, stage.source)
+    assert_next_run_ends_it(stage)
+
+
+def test_max_seconds_starts_no_further_job(cluster: Cluster) -> None:
+    stage = scene(cluster)
+    attempt = migrate(stage, max_seconds=0.001)
+    assert_success(attempt.result(), finished=False)
+    assert starts(attempt.trace) == []
+    assert_owned_by(stage, stage.source)
+
+
+def test_a_job_without_progress_is_cancelled_and_reported(cluster: Cluster) -> None:
+    stage = scene(cluster)
+    with in_mid_job(stage, micros=HELD_FOR_EVER, wait_timeout=3) as attempt:
+        result = attempt.result()
+    wake_children(stage.source)
+    assert_failed(result, "no progress for 3 s", stage.source.address, stage.target.address)
+    assert under_way(cluster) == []
+    assert_whole(stage)
+    assert_owned_by(stage, stage.source)
+    assert_next_run_ends_it(stage)
+
+
+def test_a_slow_job_that_gets_on_is_not_given_up(cluster: Cluster) -> None:
+    """The snapshot takes three times as long as the run waits for a job that stands still."""
+    stage = scene(cluster, value_bytes=2000)
+    with slow_snapshots(stage.source, micros=6000):
+        result = migrate(stage, wait_timeout=2).result()
+    assert_success(result, "atomic")
+    assert result["elapsed"] > 5
+    assert_moved(stage)
+
+
+# When the atomic way can't be taken
+
+
+def test_where_the_source_cannot_log_in_the_classic_way_is_taken(valkey: Engine) -> None:
+    with Cluster.start(valkey, 3, 0, password="sesame") as cluster:
+        stage = scene(cluster, 5)
+        stage.source.call("CONFIG", "SET", "primaryauth", "wrong")
+        result = migrate(stage).result()
+        assert_success(result, "classic")
+        told = str(result["warnings"])
+        assert "AUTH" in told
+        assert "classic" in told
+        assert "sesame" not in str(result)
+        assert_moved(stage)
+
+
+def test_where_the_user_may_not_the_classic_way_is_taken(cluster: Cluster) -> None:
+    stage = scene(cluster, 5)
+    for node in cluster.nodes:
+        rules = ("on", ">sesame", "~*", "+@all", f"-{COMMAND[stage.family]}")
+        node.call("ACL", "SETUSER", "mover", *rules)
+    login = {"login_user": "mover", "login_password": "sesame"}
+    refused = migrate(stage, **login, method="atomic")
+    assert_failed(refused.result(), "may not run", "Nothing was changed")
+    assert changes(refused.trace) == []
+    for node in cluster.nodes:
+        # Else MIGRATE would have to log in as a user whom the target does not know either.
+        assert b"mover" in node.call("ACL", "USERS")
+    result = migrate(stage, **login).result()
+    assert_success(result, "classic")
+    assert "may not run" in str(result["warnings"])
+    for node in cluster.nodes:
+        node.call("ACL", "DELUSER", "mover")
+    assert_moved(stage)
+
+
+def test_an_open_slot_of_the_goal_is_finished_first_and_the_rest_is_atomic(
+    cluster: Cluster,
+) -> None:
+    stage = scene(cluster)
+    slot = stage.slots[0]
+    stage.target.call("CLUSTER", "SETSLOT", slot, "IMPORTING", stage.source.id)
+    stage.source.call("CLUSTER", "SETSLOT", slot, "MIGRATING", stage.target.id)
+    result = migrate(stage).result()
+    assert_success(result, "classic", "atomic")
+    ways = {move["method"]: move["slot_count"] for move in result["moves"]}
+    assert ways == {"classic": 1, "atomic": len(stage.slots) - 1}
+    assert_moved(stage)
+
+
+# Around a job
+
+
+def test_slots_can_be_moved_back_at_once(cluster: Cluster) -> None:
+    """Redis refuses to import a slot before the old keys of it are gone."""
+    stage = scene(cluster, slots=40, keys=200)
+    for target in (stage.target, stage.source, stage.target):
+        assert_success(migrate(stage, target=target.id).result(), "atomic")
+    assert_moved(stage)
+
+
+def test_a_drained_primary_stays_one_and_keeps_its_replica(able: Engine) -> None:
+    """All its slots go to a node that owned none: whoever is emptied by such a node follows it."""
+    with Cluster.start(able, 4, 1, slots=["0-8190", "8191-16363", "16364-16383", ""]) as cluster:
+        known = scene(cluster, 1, 1)
+        source, target = cluster.nodes[2:4]
+        slots = tuple(range(16364, 16384))
+        for slot in slots:
+            data.seed_slot(cluster, slot, 20)
+        stage = Scene(cluster, source, target, known.other, slots, data.digest(cluster))
+        copy = replica_of(cluster, source)
+        full_copies = source.info("stats")["sync_full"]
+        attempt = migrate(stage)
+        assert_success(attempt.result(), "atomic")
+        assert_moved(stage)
+        time.sleep(2 * cluster.node_timeout_ms / 1000)
+        assert "master" in me(source).flags
+        assert me(source).slots == ()
+        assert me(copy).primary_id == source.id
+        assert source.info("stats")["sync_full"] == full_copies
+        for node in (source, copy):
+            assert node.call("CONFIG", "GET", OPTION)[1] == b"yes"
+        if able.family == "redis":
+            words = [line.split("IMPORT ")[1] for line in starts(attempt.trace)]
+            assert words == ["16364 16382", "16383 16383"]
+
+
+def test_a_job_is_asked_after_gently(cluster: Cluster) -> None:
+    stage = scene(cluster)
+    with slow_snapshots(stage.source), stage.asked.commands() as seen:
+        result = migrate(stage).result()
+    assert_success(result, "atomic")
+    looks = [line for line in seen if re.match(LOOK, line, re.IGNORECASE)]
+    assert result["elapsed"] > 2
+    assert 3 <= len(looks) <= 12 + result["elapsed"] / 0.25

@@ -49,7 +49,7 @@ def settle_busy_keys(lane: Lane, slot: int, database: int, names: list[bytes]) -
             return (
                 f"the key '{text(name)[:100]}' in slot {slot} stands on both "
                 f"{lane.topology.name(lane.move.source)} and {lane.topology.name(lane.move.target)}"
-                " with different values; the slot is left open. Look at both (ASKING before the "
+                " with different values. Look at both (ASKING before the "
                 "read on the second), delete the wrong one, or set on_busy_key to 'replace' to "
                 "keep the source's; then run it again."
             )

@@ -147,12 +147,12 @@ def _move_batch(lane: Lane, paces: _Paces, batch: list[int]) -> None:
         try:
             if attempt or lane.adopted.intersection(slots):
                 slots = _resume(lane, slots)
-            too_big = _move_once(lane, paces, slots) if slots else None
+            unmoved = _move_once(lane, paces, slots) if slots else None
         except (LostConnection, Unreachable, _Uncertain) as exc:
             lost = exc
             continue
-        if too_big:
-            raise Stopped(too_big)
+        if unmoved:
+            raise Stopped(unmoved)
         return
     raise Stopped(
         f"slots {', '.join(format_slots(slots))} are left open from {lane.name} after {ATTEMPTS} "
@@ -161,19 +161,32 @@ def _move_batch(lane: Lane, paces: _Paces, batch: list[int]) -> None:
 
 
 def _move_once(lane: Lane, paces: _Paces, slots: list[int]) -> str | None:
-    """Returns what is to be said of keys that are too big to move, or None."""
-    keys, too_big = _load_keys(lane, paces, slots)
-    fit = [slot for slot in slots if slot not in too_big]
+    """Returns what is to be said of slots that can't be moved, or None."""
+    keys, untouched = _load_keys(lane, paces, slots)
+    fit = [slot for slot in slots if slot not in untouched]
+    stuck: dict[int, str] = {}
     if fit:
         _open(lane, paces, fit)
         search = {slot for slot in fit if lane.key_counts[slot] > MANY_KEYS}
         while fit:
-            stuck = _drain(lane, paces, {slot: keys.get(slot, []) for slot in fit}, search)
-            too_big.update(stuck)
+            known = {slot: keys.get(slot, []) for slot in fit}
+            stuck.update(_drain(lane, paces, known, search))
             fit = [slot for slot in fit if slot not in stuck]
             fit = _commit(lane, paces, fit) if fit else []
             keys, search = {}, set(fit)
-    return " ".join(too_big.values()) or None
+    return " ".join([*untouched.values(), *_left_open(lane, stuck)]) or None
+
+
+def _left_open(lane: Lane, stuck: t.Mapping[int, str]) -> list[str]:
+    """One sentence for all slots that have the same reason."""
+    slots: dict[str, list[int]] = {}
+    for slot, reason in stuck.items():
+        slots.setdefault(reason, []).append(slot)
+    return [
+        f"Slots {', '.join(format_slots(found))} are left open from {lane.name}, and the next run "
+        f"goes on with them: {reason}"
+        for reason, found in slots.items()
+    ]
 
 
 # --- looking ------------------------------------------------------------------------------------
@@ -292,7 +305,7 @@ def _drain(
             waiting[slot] = _next_keys(lane, paces, slot) if slot in search else []
             message = _too_big(lane, slot, waiting[slot])
             if message:
-                stuck[slot] = f"{message} The slot is left open; the next run goes on with it."
+                stuck[slot] = message
             if message or not waiting[slot]:
                 del waiting[slot]
         if waiting:
@@ -396,10 +409,7 @@ def _take_reply(lane: Lane, slot: int, part: list[Key], reply: Reply) -> str | N
     if "BUSYKEY" in reply.text:
         names = [name for _db, name, _size in part]
         return settle_busy_keys(lane, slot, part[0][0], names)
-    return (
-        f"slot {slot} is left open from {lane.name}: {reply}. What has moved stays moved; run it "
-        "again when the reason is gone."
-    )
+    return f"{reply}. What has moved stays moved; run it again when the reason is gone."
 
 
 # --- the commit ---------------------------------------------------------------------------------

@@ -371,7 +371,12 @@ def test_named_slots_move_with_all_their_keys(engine: Engine) -> None:
 
         big = big_key(three)
         slot = slot_of(big)
-        moving: Options = {"slots": [str(slot)], "target": one.id, "big_key_bytes": 100_000}
+        moving: Options = {
+            "slots": [str(slot)],
+            "target": one.id,
+            "big_key_bytes": 100_000,
+            "method": "classic",
+        }
         owned = cluster.ownership()
         with unharmed(cluster, members=6):
             refused = module("redis_slot_migrate", cluster, **moving)

@@ -117,8 +117,9 @@ def _target(
         heading = [m.node for m in markers if m.kind == "importing" and held[m.node][slot]]
     if owner is None or len(heading) != 1 or heading[0] not in topology.reports:
         return None
-    target = heading[0]
-    fits = topology.lines[target].is_primary and goal.finishes(slot, owner, target, owners)
+    # A target that failed over is a replica now, and the keys are with its primary.
+    target = topology.lines[heading[0]].primary_id or heading[0]
+    fits = target in topology.reports and goal.finishes(slot, owner, target, owners)
     return target if fits else None
 
 

@@ -702,10 +702,10 @@ def test_where_the_source_cannot_log_in_the_classic_way_is_taken(valkey: Engine)
 
 
 def test_where_the_job_fails_again_and_again_the_classic_way_is_taken(able: Engine) -> None:
-    """The snapshot stands still, and the nodes hang up after `repl-timeout`."""
+    """The snapshot stands still for longer than `repl-timeout`, so the nodes hang up."""
     with Cluster.start(able, 3, 0, config={"repl-timeout": 2}) as cluster:
         stage = scene(cluster, 5)
-        with slow_snapshots(stage.source, HELD_FOR_EVER):
+        with slow_snapshots(stage.source, micros=3_500_000):
             result = migrate(stage).result()
         wake_children(stage.source)
         assert_success(result, "classic")

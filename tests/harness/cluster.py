@@ -182,7 +182,7 @@ class Cluster:
 
     def add_spare(self, **config: str | int) -> Node:
         """Like start_node, and put it among the spares."""
-        node = self.start_node(**config)
+        node = self.start_node(None, **config)
         self.spares.append(node)
         return node
 

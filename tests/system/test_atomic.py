@@ -63,7 +63,8 @@ def chosen() -> list[str]:
 
 def pairs() -> list[tuple[str, str]]:
     """The mixed clusters of the chosen engines; by default, of what can be had."""
-    found = [pair for pair in MIXED if pair[0] in chosen()]
+    names = {name.removesuffix("-tls"): name for name in reversed(chosen())}
+    found = [(names[new], old) for new, old in MIXED if new in names]
     if os.environ.get("KEYSLOT_ENGINES", "").split() not in ([], ["auto"]):
         return found
     old = engines.fetch(["redis-7.0"])["redis-7.0"]
@@ -697,6 +698,18 @@ def test_where_the_source_cannot_log_in_the_classic_way_is_taken(valkey: Engine)
         assert "AUTH" in told
         assert "classic" in told
         assert "sesame" not in str(result)
+        assert_moved(stage)
+
+
+def test_where_the_job_fails_again_and_again_the_classic_way_is_taken(able: Engine) -> None:
+    """The snapshot stands still for longer than `repl-timeout`, so the nodes hang up."""
+    with Cluster.start(able, 3, 0, config={"repl-timeout": 2}) as cluster:
+        stage = scene(cluster, 5)
+        with slow_snapshots(stage.source, micros=3_500_000):
+            result = migrate(stage).result()
+        wake_children(stage.source)
+        assert_success(result, "classic")
+        assert "classic" in str(result["warnings"])
         assert_moved(stage)
 
 

@@ -13,8 +13,10 @@ giving up means to cancel it, on the target. (Redis cluster_asm.c)
 from __future__ import annotations
 
 import typing as t
+from contextlib import suppress
 
 from ansible_collections.keyslot.redis.plugins.module_utils._cluster import Cluster
+from ansible_collections.keyslot.redis.plugins.module_utils._errors import KeyslotError
 from ansible_collections.keyslot.redis.plugins.module_utils._lane import Lane, Movement
 from ansible_collections.keyslot.redis.plugins.module_utils._movers._jobs import (
     Engine,
@@ -92,8 +94,12 @@ def _look(lane: Lane) -> list[Job]:
 
 
 def _cancel(lane: Lane, job: Job) -> None:
-    """On the target: cancelled on the source, the target would begin anew."""
-    lane.target.call("CLUSTER", "MIGRATION", "CANCEL", "ID", job.id)
+    """On the target: cancelled on the source alone, the target would begin anew. Then on the
+    source, which else keeps SETSLOT off until it notices."""
+    command = ("CLUSTER", "MIGRATION", "CANCEL", "ID", job.id)
+    if lane.target.call(*command):
+        with suppress(KeyslotError):
+            lane.source.call(*command)
 
 
 def _verdict(job: Job) -> str:

@@ -39,6 +39,7 @@ from ansible_collections.keyslot.redis.plugins.module_utils._preflight import (
 from ansible_collections.keyslot.redis.plugins.module_utils._repair import (
     Opened,
     check_nobody_moves,
+    clear_on_replicas,
     clear_stale,
     count_keys,
     sort_open_slots,
@@ -120,9 +121,11 @@ def prepare(
     # Raises for a goal that can't be reached, before anything is cleared for it.
     goal.moves(apply(topology.owners, _begun(running, opened)))
     cleared = 0
+    if not check_mode:
+        cleared = clear_on_replicas(cluster, topology)
     if not check_mode and (opened.finish or opened.stale):
         topology = _settle(cluster, topology, opened, movement)
-        cleared = len(opened.stale)
+        cleared += len(opened.stale)
         goal, topology = make_goal(topology)
     if not (check_mode and (opened.finish or opened.stale)):
         check_cluster(topology)

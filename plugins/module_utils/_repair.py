@@ -167,6 +167,22 @@ def clear_stale(cluster: Cluster, topology: Topology, stale: t.Iterable[OpenSlot
         server.call("CLUSTER", "SETSLOT", marker.slot, "STABLE")
 
 
+def clear_on_replicas(cluster: Cluster, topology: Topology) -> int:
+    """STABLE for markers that only replicas still show; returns how many.
+
+    Valkey 8 and later passes it on to them. A replica keeps the marker for ever when the new owner
+    comes to it by SETSLOT before it comes by gossip (valkey #998). On the primary, which has no
+    marker, it changes nothing.
+    """
+    slots: dict[str, set[int]] = {}
+    for marker in topology.left_on_replicas:
+        slots.setdefault(topology.lines[marker.node].primary_id or "", set()).add(marker.slot)
+    for primary, found in slots.items():
+        server = cluster.server(primary)
+        server.scatter([("CLUSTER", "SETSLOT", slot, "STABLE") for slot in sorted(found)])
+    return sum(map(len, slots.values()))
+
+
 def check_nobody_moves(
     cluster: Cluster, topology: Topology, finish: t.Sequence[tuple[str, str, int]]
 ) -> None:

@@ -35,7 +35,10 @@ from ansible_collections.keyslot.redis.plugins.module_utils._prepare import (
     Plan,
     prepare,
 )
-from ansible_collections.keyslot.redis.plugins.module_utils._repair import databases_of
+from ansible_collections.keyslot.redis.plugins.module_utils._repair import (
+    clear_on_replicas,
+    databases_of,
+)
 from ansible_collections.keyslot.redis.plugins.module_utils._slots import format_slots
 from ansible_collections.keyslot.redis.plugins.module_utils._topology import Topology
 
@@ -193,7 +196,10 @@ def _wait_for_owners(cluster: Cluster, outcome: Outcome, movement: Movement) -> 
         lost = [slot for slot, target in given.items() if topology.owners[slot] != target]
         if lost:
             return f"slots {', '.join(format_slots(lost))} are not with their new owners"
-        return told_ok(topology)
+        wrong = told_ok(topology)
+        if not wrong and clear_on_replicas(cluster, topology):
+            return "replicas still have markers of slots that have moved"
+        return wrong
 
     after = cluster.wait(movement.wait_timeout, still_wrong, "agreement on the new owners")
     still_open = sorted({marker.slot for marker in after.open_slots}.intersection(given))

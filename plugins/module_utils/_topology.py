@@ -304,6 +304,17 @@ class Topology:
         sometimes for ever (valkey #998); those are problems, not open slots."""
         return [marker for marker in self._markers() if self.lines[marker.node].is_primary]
 
+    @cached_property
+    def left_on_replicas(self) -> list[OpenSlot]:
+        """Markers that replicas have kept while their primaries have none for the slot."""
+        own = {(marker.node, marker.slot) for marker in self.open_slots}
+        return [
+            marker
+            for marker in self._markers()
+            for primary in (self.lines[marker.node].primary_id,)
+            if primary in self.reports and (primary, marker.slot) not in own
+        ]
+
     def _markers(self) -> t.Iterator[OpenSlot]:
         for node_id in sorted(self.reports):
             me = self.reports[node_id].view.me

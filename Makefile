@@ -10,6 +10,10 @@
 ENGINES ?= auto
 # Not empty: `make test` fails on a row of its table that did not run.
 STRICT ?=
+# How many processes share the system tests.
+JOBS ?= 2
+# Folders of test servers: each SETSLOT writes nodes.conf to the disk.
+KEYSLOT_FOLDERS ?= $(shell test -w /dev/shm && echo /dev/shm)
 # The Python of .venv is the first of these that is 3.11 to 3.13, whole, and really runs.
 PYTHON ?= python3.13 python3.12 python3.11 python3
 
@@ -25,6 +29,7 @@ TARGET_PYTHONS := 3.9 3.13
 export ANSIBLE_COLLECTIONS_PATH := $(VENV)/collections
 export ANSIBLE_NOCOLOR := 1
 export KEYSLOT_ENGINES := $(ENGINES)
+export KEYSLOT_FOLDERS
 export KEYSLOT_SUMMARY := $(BUILD)/summary.jsonl
 export PYTHONDONTWRITEBYTECODE := 1
 export PATH := $(BIN):$(PATH)
@@ -95,7 +100,8 @@ unit: venv  ## Run the unit tests directly (fast)
 
 .PHONY: system
 system: venv  ## Run the system tests against real clusters (ENGINES=auto|all|names)
-	@if [ -d tests/system ]; then $(RUN) system "engines: $(ENGINES)" -- $(BIN)/pytest tests/system; \
+	@if [ -d tests/system ]; then $(RUN) system "engines: $(ENGINES)" -- \
+		$(BIN)/pytest tests/system -n $(JOBS) --dist loadgroup; \
 		else $(RECORD) system "engines: $(ENGINES)" "not available" "no tests"; fi
 
 .PHONY: copy

@@ -12,7 +12,6 @@ from __future__ import annotations
 import functools
 import os
 from collections import Counter
-from collections.abc import Generator
 
 import pytest
 
@@ -21,6 +20,8 @@ from tests.harness import engines
 from tests.harness.engines import Engine, EngineUnavailable
 
 AUTO = (*engines.EMBEDDED, "redis-7.0")
+# Files whose tests share a cluster an engine.
+SHARING = ("test_atomic", "test_bad_input", "test_bad_options", "test_harness", "test_invariants")
 _counts: dict[str, Counter[str]] = {}
 
 
@@ -56,20 +57,31 @@ def engine(request: pytest.FixtureRequest) -> Engine:
         pytest.fail(str(error), pytrace=False)
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(
-    item: pytest.Item, call: pytest.CallInfo[None]
-) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    report = yield
-    called = getattr(item, "callspec", None)
-    name = called.params.get("engine") if called else None
-    if name and (call.when == "call" or not report.passed):
+def engine_of(nodeid: str) -> str | None:
+    """The engine in the brackets of a test's name."""
+    words = nodeid.partition("[")[2]
+    found = [name for name in engines.NAMES if name in words]
+    return max(found, key=len, default=None)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that share a cluster stay together when several processes share the tests."""
+    for item in items:
+        if item.path.stem in SHARING:
+            group = f"{item.path.stem} {engine_of(item.nodeid) or ''}"
+            item.add_marker(pytest.mark.xdist_group(group))
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    name = engine_of(report.nodeid)
+    if name and (report.when == "call" or not report.passed):
         _counts.setdefault(name, Counter())[report.outcome] += 1
-    return report
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Only where `make` has said where the summary is."""
+    """Only where `make` has said where the summary is, and once for all processes."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        return
     if not os.environ.get("KEYSLOT_SUMMARY") or not _counts:
         return
     for name, counts in _counts.items():

@@ -313,11 +313,8 @@ def test_open_slot_that_balance_would_not_move_stops_a_rebalance(
 
 
 @contextlib.contextmanager
-def disagreement(slot: int, bystander: Node, wrong_owner: Node) -> Iterator[None]:
-    """A bystander takes a slot for someone else's, whatever gossip tells it meanwhile.
-
-    The wrong owner's epoch is below the right one's, or the claim would spread.
-    """
+def disagreement(slot: int, bystander: Node, wrong_owner: Node, owner: Node) -> Iterator[None]:
+    """A bystander takes a slot for someone else's, whatever gossip tells it meanwhile."""
     ended = threading.Event()
 
     def insist() -> None:
@@ -334,6 +331,7 @@ def disagreement(slot: int, bystander: Node, wrong_owner: Node) -> Iterator[None
     finally:
         ended.set()
         thread.join()
+        bystander.call("CLUSTER", "SETSLOT", slot, "NODE", owner.id)
 
 
 @pytest.mark.parametrize("module", [MIGRATE, REBALANCE, MEET, REPLICATE])
@@ -346,7 +344,7 @@ def test_nodes_that_disagree_are_named_with_what_they_say(
         **({"node": nodes["ra"].id, "primary": c.id} if module == REPLICATE else {}),
     }
     before = told(cluster)
-    with disagreement(16000, bystander=b, wrong_owner=a):
+    with disagreement(16000, bystander=b, wrong_owner=a, owner=c):
         result = asked(cluster, module, options)
     for word in (f"{b.address} ({b.id[:8]}) says that slots 16000 are", a.address, c.address):
         assert word in result["msg"]

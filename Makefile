@@ -11,7 +11,7 @@ ENGINES ?= auto
 # Not empty: `make test` fails on a row of its table that did not run.
 STRICT ?=
 # How many processes share the system tests.
-JOBS ?= 2
+JOBS ?= 3
 # Folders of test servers: each SETSLOT writes nodes.conf to the disk.
 KEYSLOT_FOLDERS ?= $(shell test -w /dev/shm && echo /dev/shm)
 # The Python of .venv is the first of these that is 3.11 to 3.13, whole, and really runs.

@@ -158,6 +158,11 @@ class Lane:
     round_trips: dict[str, float] = field(default_factory=dict)
 
     @property
+    def slots_left(self) -> tuple[int, ...]:
+        done = set(self.slots_done)
+        return tuple(slot for slot in self.move.slots if slot not in done)
+
+    @property
     def source(self) -> Server:
         return self.cluster.server(self.move.source)
 

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 import typing as t
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +30,7 @@ from ansible_collections.keyslot.redis.plugins.module_utils._lane import (
 )
 from ansible_collections.keyslot.redis.plugins.module_utils._movers import classic
 from ansible_collections.keyslot.redis.plugins.module_utils._plan import Move
+from ansible_collections.keyslot.redis.plugins.module_utils._preflight import check_nodes
 from ansible_collections.keyslot.redis.plugins.module_utils._prepare import (
     MakeGoal,
     Part,
@@ -137,13 +139,17 @@ def _finish_classic(
     given_up: t.Sequence[tuple[Lane, NotThisWay]],
 ) -> KeyslotError | None:
     """What the engine's own way could not do, slot by slot, with a warning that says why."""
-    moves = []
-    for lane, reason in given_up:
-        if lane.movement.method == "atomic":
-            return Stopped(f"{reason} Run it again, or set method to 'auto' or 'classic'.")
-        outcome.tally.warn(f"{reason} The rest was moved the classic way.")
-        left = [slot for slot in lane.move.slots if slot not in lane.slots_done]
-        moves.append(Move(lane.move.source, lane.move.target, tuple(left)))
+    lane, reason = given_up[0]
+    if lane.movement.method == "atomic":
+        return Stopped(f"{reason} Run it again, or set method to 'auto' or 'classic'.")
+    moves = [Move(la.move.source, la.move.target, la.slots_left) for la, _reason in given_up]
+    try:
+        probes = functools.partial(classic.probes, lane.movement)
+        check_nodes(lane.cluster, lane.topology, moves, probes)
+    except KeyslotError as exc:
+        return Stopped(f"{reason} The classic way can't be taken either: {exc}")
+    for _lane, why in given_up:
+        outcome.tally.warn(f"{why} The rest was moved the classic way.")
     part = Part(classic, moves)
     lanes = [make_lane(part, move) for move in moves]
     outcome.lanes += lanes

@@ -30,7 +30,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Literal
 
-from ansible.module_utils import basic  # noqa: F401  (loaded once, for all runs)
+from ansible.module_utils import basic
 
 from ansible_collections.keyslot.redis.plugins.module_utils._errors import LostConnection
 from ansible_collections.keyslot.redis.plugins.module_utils._server import Command, Server
@@ -39,6 +39,7 @@ ROOT = Path(__file__).resolve().parents[2]
 COLLECTIONS = Path(sys.prefix) / "collections"
 MODULES = "ansible_collections.keyslot.redis.plugins.modules"
 KILLED = 86
+LOADED_ONCE = basic.AnsibleModule  # for all runs, which fork from here
 SECONDS = 120.0
 
 Action = Literal["kill before", "kill after", "lose", "hold"]

@@ -212,7 +212,7 @@ SUBCOMMANDS = {
 
 def everything_but(engine: Engine, right: str) -> list[str]:
     """ACL rules; Redis 6.2 can take away a command, and give subcommands, but not the reverse."""
-    command, _, word = right.partition("|")
+    command, _bar, word = right.partition("|")
     if not word or engine.release >= (7, 0):
         return ["+@all", f"-{right}"]
     kept = [f"+{command}|{other}" for other in SUBCOMMANDS[command] if other != word]

@@ -64,7 +64,7 @@ def left_in(folder: Path) -> list[str]:
 
 def test_tells_its_story(folder: Path) -> None:
     process = start(folder)
-    told, _ = process.communicate(timeout=280)
+    told, _errors = process.communicate(timeout=280)
     assert process.returncode == 0, told
     assert "\033" not in told
     assert max(map(len, told.splitlines())) < 80, told
@@ -100,7 +100,7 @@ def test_interrupted_while_slots_move_it_leaves_nothing(
             break
     time.sleep(5)
     process.send_signal(number)
-    told, _ = process.communicate(timeout=60)
+    told, _errors = process.communicate(timeout=60)
     assert process.returncode == 130, told
     assert "Interrupted." in told
     assert "Traceback" not in told

@@ -103,14 +103,14 @@ def draw_map(cluster: Cluster, names: Mapping[Node, str]) -> dict[Node, int]:
             print(f"  {name} {node.address:<15} {'not in the cluster':>{CELLS // 2 + 10}}")
             continue
         pairs = parse_ranges(owned.get(node, []))
-        blocks = ""
+        part = ""
         for cell in range(CELLS):
             low, high = cell * edge, (cell + 1) * edge - 1
             mine = (min(last, high) - max(first, low) + 1 for first, last in pairs)
-            blocks += "#" if sum(max(0, count) for count in mine) * 2 > edge else "."
+            part += "#" if sum(max(0, count) for count in mine) * 2 > edge else "."
         keys = int(node.call("DBSIZE"))
         print(
-            f"  {name} {node.address:<15} {blocks} {count_slots(pairs):>6,} slots {keys:>7,} keys"
+            f"  {name} {node.address:<15} {part} {count_slots(pairs):>6,} slots {keys:>7,} keys"
         )
     sys.stdout.flush()
     return {node: count_slots(parse_ranges(ranges)) for node, ranges in owned.items()}

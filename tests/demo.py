@@ -109,9 +109,7 @@ def draw_map(cluster: Cluster, names: Mapping[Node, str]) -> dict[Node, int]:
             mine = (min(last, high) - max(first, low) + 1 for first, last in pairs)
             part += "#" if sum(max(0, count) for count in mine) * 2 > edge else "."
         keys = int(node.call("DBSIZE"))
-        print(
-            f"  {name} {node.address:<15} {part} {count_slots(pairs):>6,} slots {keys:>7,} keys"
-        )
+        print(f"  {name} {node.address:<15} {part} {count_slots(pairs):>6,} slots {keys:>7,} keys")
     sys.stdout.flush()
     return {node: count_slots(parse_ranges(ranges)) for node, ranges in owned.items()}
 

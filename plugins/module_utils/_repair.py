@@ -171,14 +171,16 @@ def clear_on_replicas(cluster: Cluster, topology: Topology) -> int:
     """STABLE for markers that only replicas still show; returns how many.
 
     Valkey 8 and later passes it on to them. A replica keeps the marker for ever when the new owner
-    comes to it by SETSLOT before it comes by gossip (valkey #998). On the primary, which has no
-    marker, it changes nothing.
+    comes to it by SETSLOT before it comes by gossip (valkey #998). On a primary that has no marker
+    it changes nothing; one that has set it since it was observed is let be.
     """
     slots: dict[str, set[int]] = {}
     for marker in topology.left_on_replicas:
         slots.setdefault(topology.lines[marker.node].primary_id or "", set()).add(marker.slot)
     for primary, found in slots.items():
         server = cluster.server(primary)
+        me = server.report().view.me
+        found -= {*me.importing, *me.migrating}
         server.scatter([("CLUSTER", "SETSLOT", slot, "STABLE") for slot in sorted(found)])
     return sum(map(len, slots.values()))
 

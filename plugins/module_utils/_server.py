@@ -205,13 +205,24 @@ class Server:
         with self._ways_lock:
             while len(self._others) < ways:
                 self._others.append(Server(self.host, self.port, self.login))
-            parts = [commands[number::ways] for number in range(ways)]
-            for way, part in zip(self._others, parts):
-                way._send(part)
-            replies: list[Reply] = [None] * len(commands)
-            for number, (way, part) in enumerate(zip(self._others, parts)):
-                replies[number::ways] = way._receive(part)
-            return replies
+            used = self._others[:ways]
+            try:
+                return self._over(used, commands)
+            except BaseException:
+                # The others have replies to come that belong to no later command.
+                for way in used:
+                    way.close()
+                raise
+
+    @staticmethod
+    def _over(used: t.Sequence[Server], commands: t.Sequence[Command]) -> list[Reply]:
+        parts = [commands[number :: len(used)] for number in range(len(used))]
+        for way, part in zip(used, parts):
+            way._send(part)
+        replies: list[Reply] = [None] * len(commands)
+        for number, (way, part) in enumerate(zip(used, parts)):
+            replies[number :: len(used)] = way._receive(part)
+        return replies
 
     def _send(self, commands: t.Sequence[Command]) -> None:
         self.connect()

@@ -263,5 +263,5 @@ def _choose_mover(
             f"atomic migration was asked for, but {reasons[0]}. Nothing was changed: set method to "
             "'auto' or 'classic', or change that."
         )
-    denied = [reason for reason in reasons if "may not" in reason]
-    return classic, tuple(f"The classic way is taken: {reason}." for reason in denied[:1])
+    unexpected = [reason for reason in reasons if "has no CLUSTER" not in reason]
+    return classic, tuple(f"The classic way is taken: {reason}." for reason in unexpected[:1])

@@ -56,7 +56,7 @@ def unfit(cluster: Cluster, topology: Topology, move: Move) -> str | None:
     """Why it can't be taken here, or None.
 
     With several databases a write that comes while a job runs can end in another database of the
-    target, whichever the snapshot was at (seen on 9.1.2: one acknowledged write in some hundred).
+    target, whichever the snapshot was at (seen on 9.1.2).
     """
     if len(databases_of(cluster, topology, move.source)) > 1:
         name = topology.name(move.source)

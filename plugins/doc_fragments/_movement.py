@@ -16,7 +16,7 @@ options:
     description:
       - How to move slots from one node to another.
       - V(auto) uses the atomic migration of the server where every node concerned has it, and the classic protocol
-        elsewhere.
+        elsewhere, also on Valkey with C(cluster-databases) above 1, whose atomic migration can lose writes there.
       - V(atomic) uses the atomic migration of the server (Redis 8.4 and later, Valkey 9.0 and later), and fails where it is
         not available.
       - V(classic) uses C(CLUSTER SETSLOT) and C(MIGRATE), which all versions have.

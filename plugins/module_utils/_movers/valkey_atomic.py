@@ -60,9 +60,7 @@ def unfit(cluster: Cluster, topology: Topology, move: Move) -> str | None:
     """
     if len(databases_of(cluster, topology, move.source)) > 1:
         name = topology.name(move.source)
-        return (
-            f"{name} has several databases, among which Valkey's atomic migration mixes up writes"
-        )
+        return f"{name} has several databases, whose writes its atomic migration can mix up"
     return lacking(cluster, topology, move, "valkey", "cluster|migrateslots", [PROBE, STATUS])
 
 

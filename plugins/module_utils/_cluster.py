@@ -14,13 +14,15 @@ import typing as t
 from concurrent.futures import ThreadPoolExecutor
 
 from ansible_collections.keyslot.redis.plugins.module_utils._errors import (
+    Ambiguous,
     KeyslotError,
     LostConnection,
     NotConverged,
     OptionError,
     Unreachable,
 )
-from ansible_collections.keyslot.redis.plugins.module_utils._server import Command, Login, Server
+from ansible_collections.keyslot.redis.plugins.module_utils._resp import Command
+from ansible_collections.keyslot.redis.plugins.module_utils._server import Login, Server
 from ansible_collections.keyslot.redis.plugins.module_utils._topology import (
     Line,
     Report,
@@ -183,11 +185,16 @@ class Cluster:
         try:
             return topology.find(reference, aliases)
         except OptionError:
-            known = {**aliases, **topology.addresses}
-            for address in resolve(reference):
-                if address in known:
-                    return known[address]
-            raise
+            known = [topology.at(item) or aliases.get(item) for item in resolve(reference)]
+            found = sorted({node_id for node_id in known if node_id})
+            if len(found) > 1:
+                raise Ambiguous(
+                    f"'{reference}' is ambiguous, its name has several addresses: "
+                    f"{' and '.join(map(topology.name, found))}."
+                ) from None
+            if not found:
+                raise
+            return found[0]
 
     def wait(
         self, seconds: float, still_wrong: t.Callable[[Topology], str | None], what: str

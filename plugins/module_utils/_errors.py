@@ -24,6 +24,10 @@ class OptionError(KeyslotError):
     """An option, alone or against the cluster, makes no sense. Nothing was changed."""
 
 
+class Ambiguous(OptionError):
+    """A name that fits several nodes."""
+
+
 class Refused(KeyslotError):
     """The cluster is not in a state in which this is safe. Nothing was changed."""
 
@@ -49,14 +53,26 @@ class NotThisWay(KeyslotError):
 
 
 class ReplyError(KeyslotError):
-    """A server answered with an error. `code` is its first word (`ERR`, `NOPERM`, `BUSYKEY`…)."""
+    """A server answered with an error. `code` is its first word (`ERR`, `NOPERM`, `BUSYKEY`…).
 
-    def __init__(self, text: str, address: str = "", command: str = "") -> None:
+    `grant` is the ACL rule that `user` lacks, empty if that is not what is wrong.
+    """
+
+    def __init__(self, text: str, address: str = "", command: str = "", user: str = "") -> None:
         self.text = text
         self.address = address
         self.command = command
+        self.user = user
         self.code = text.split(" ", 1)[0]
+        self.grant = self._missing_rule() if self.code == "NOPERM" and command else ""
         message = f"{address} answered '{text}' to {command}" if address else text
-        if self.code == "NOPERM" and command:
-            message += f": grant the user +{command.lower().replace(' ', '|')}"
+        if self.grant:
+            message += f": grant the user '{user}' {self.grant}"
         super().__init__(message)
+
+    def _missing_rule(self) -> str:
+        if "access" in self.text and "key" in self.text:
+            return "all keys (~*)"
+        if "access" in self.text and "database" in self.text:
+            return "alldbs"
+        return f"+{self.command.lower().replace(' ', '|')}"

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
 import typing as t
@@ -15,8 +16,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from ansible_collections.keyslot.redis.plugins.module_utils._cluster import Cluster
+from ansible_collections.keyslot.redis.plugins.module_utils._errors import KeyslotError
 from ansible_collections.keyslot.redis.plugins.module_utils._plan import Move
-from ansible_collections.keyslot.redis.plugins.module_utils._server import Command, Reply, Server
+from ansible_collections.keyslot.redis.plugins.module_utils._resp import Command, Reply
+from ansible_collections.keyslot.redis.plugins.module_utils._server import Server
 from ansible_collections.keyslot.redis.plugins.module_utils._topology import Topology
 
 
@@ -63,7 +66,7 @@ class Pace:
         self.limit = limit
         self.most = most
         self.size = min(start, most)
-        self._step = max(1, most // 16)
+        self._step = max(1, start // 2)
 
     def took(self, seconds: float, amount: int) -> None:
         """Learns from a step of `amount` that held the server up for `seconds`."""
@@ -126,12 +129,71 @@ class Busy:
                 self._changed.notify_all()
 
 
+class Bystanders:
+    """The primaries that take no part in a move, and are told of its end beside the lanes, many
+    slots at once. They would learn it by gossip, too."""
+
+    AT_ONCE = 64
+    PAUSE = 0.1  # seconds, in which slots gather
+
+    def __init__(self, cluster: Cluster, topology: Topology, tally: Tally) -> None:
+        self._cluster = cluster
+        self._topology = topology
+        self._tally = tally
+        self._changed = threading.Condition()
+        self._waiting: dict[str, list[Command]] = {}
+        self._ended = False
+        self._thread = threading.Thread(target=self._run, name="bystanders")
+
+    def __enter__(self) -> Bystanders:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        """Returns when all have been told."""
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+        self._thread.join()
+
+    def tell(self, move: Move, slots: t.Iterable[int]) -> None:
+        """Has all but the source and the target of the move told who owns the slots now."""
+        commands: list[Command] = [("CLUSTER", "SETSLOT", s, "NODE", move.target) for s in slots]
+        with self._changed:
+            for line in self._topology.primaries:
+                if line.id in self._topology.reports and line.id not in (move.source, move.target):
+                    self._waiting.setdefault(line.id, []).extend(commands)
+            self._changed.notify_all()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting or self._ended)
+                self._changed.wait_for(lambda: self._ended, self.PAUSE)
+                waiting, self._waiting = self._waiting, {}
+                if not waiting:
+                    return
+            answers = self._cluster.each(waiting, functools.partial(self._tell, waiting))
+            for node_id, error in answers.items():
+                if error:
+                    name = self._topology.name(node_id)
+                    self._tally.warn(f"{name} could not be told of new owners: {error}")
+
+    def _tell(self, waiting: t.Mapping[str, list[Command]], node_id: str) -> KeyslotError | None:
+        server, commands = self._cluster.server(node_id), waiting[node_id]
+        for start in range(0, len(commands), self.AT_ONCE):
+            for reply in server.scatter(commands[start : start + self.AT_ONCE]):
+                if isinstance(reply, KeyslotError):
+                    return reply
+        return None
+
+
 @dataclass
 class Lane:
     """One move under way.
 
     `key_counts` is slot -> keys when it was planned, `adopted` the slots that were found open,
-    `databases` those to look into, `bystanders` the other primaries, `node_timeout` in seconds.
+    `databases` those to look into, `node_timeout` in seconds.
     `slots_done` grows at each commit, `keys_moved` with each batch. `done_at` is a moment of the
     monotonic clock, after which no further slot is begun.
     """
@@ -147,7 +209,7 @@ class Lane:
     key_counts: t.Mapping[int, int]
     adopted: frozenset[int]
     databases: t.Sequence[int]
-    bystanders: t.Sequence[str]
+    bystanders: Bystanders
     node_timeout: float
     method: str = ""
     done_at: float | None = None
@@ -187,19 +249,12 @@ class Lane:
         """A pipeline whose time on the server counts as a pause of its clients, the network's
         share taken off, and teaches each pace by the amount that was sent."""
         network = self._network(server)
-        started = time.monotonic()
-        replies = server.pipeline(commands)
-        held = max(0.0, time.monotonic() - started - network)
+        replies, seconds = server.timed(commands)
+        held = max(0.0, seconds - network)
         self.tally.pause(held)
         for pace, amount in learn:
             pace.took(held, amount)
         return replies
-
-    def setslots(self, server: Server, commands: t.Sequence[Command], pace: Pace) -> list[Reply]:
-        """SETSLOTs of different slots; where they wait for replicas, their time is no pause."""
-        if server.ways > 1:
-            return server.scatter(commands)
-        return self.step(server, commands, (pace, len(commands)))
 
     def _network(self, server: Server) -> float:
         if server.address not in self.round_trips:

@@ -26,7 +26,11 @@ from ansible_collections.keyslot.redis.plugins.module_utils._errors import (
     ReplyError,
     Unreachable,
 )
-from ansible_collections.keyslot.redis.plugins.module_utils._preflight import check_cluster
+from ansible_collections.keyslot.redis.plugins.module_utils._preflight import (
+    check_allowed,
+    check_cluster,
+)
+from ansible_collections.keyslot.redis.plugins.module_utils._resp import Command
 from ansible_collections.keyslot.redis.plugins.module_utils._server import Server
 from ansible_collections.keyslot.redis.plugins.module_utils._topology import (
     Report,
@@ -39,6 +43,7 @@ from ansible_collections.keyslot.redis.plugins.module_utils._topology import (
 MEET_AGAIN_SECONDS = 1.5
 FORGET_AGAIN_SECONDS = 0.1
 QUIET_SECONDS = 2.0
+NOBODY = "0" * 40
 MOST_QUIET_SECONDS = 15.0
 
 
@@ -106,9 +111,11 @@ def _look_at(cluster: Cluster, reference: str) -> Newcomer:
             f"'{reference}' can't join: {exc} Nothing was changed: see that it runs, can be "
             "reached from here and takes the cluster's login, or correct its address."
         ) from None
+    # Of several addresses of a name the one at which it has answered.
+    reached = format_address(server.peer, port)
     return Newcomer(
         reference=reference,
-        host=split_address(addresses[0])[0],
+        host=split_address(reached if reached in addresses else addresses[0])[0],
         port=port,
         bus_port=int(bus or report.view.me.bus_port or port + 10000),
         server=server,
@@ -204,6 +211,18 @@ def _not_linked(seen: Topology) -> str | None:
     return None
 
 
+def check_may_meet(cluster: Cluster, topology: Topology, newcomers: t.Sequence[Newcomer]) -> None:
+    """Raises Refused where a member may not be told to meet, or a newcomer not be given
+    functions."""
+    probe: Command = ("CLUSTER", "MEET", "permission-probe", 1)
+    entry = cluster.server(topology.entry)
+    asked: dict[str, tuple[Server, list[Command]]] = {entry.address: (entry, [probe])}
+    for newcomer in newcomers:
+        if newcomer.libraries is not None:
+            asked[newcomer.reference] = (newcomer.server, [("FUNCTION", "RESTORE", b"")])
+    check_allowed(cluster, asked)
+
+
 # --- replicate ----------------------------------------------------------------------------------
 
 
@@ -251,6 +270,12 @@ def check_can_replicate(topology: Topology, node_id: str, primary: str) -> None:
             f"{name} has {len(followers)} replicas of its own. Nothing was changed: let them "
             "replicate another primary first."
         )
+
+
+def check_may_replicate(cluster: Cluster, topology: Topology, node_id: str) -> None:
+    """Raises Refused where the user may not."""
+    probe: Command = ("CLUSTER", "REPLICATE", NOBODY)
+    check_allowed(cluster, {topology.name(node_id): (cluster.server(node_id), [probe])})
 
 
 def replicate(
@@ -325,6 +350,19 @@ def check_can_forget(topology: Topology, node_id: str, reset: str) -> None:
 def _counts_as_dead(topology: Topology, node_id: str) -> bool:
     flags = topology.lines[node_id].flags
     return bool(flags & {"fail", "fail?", "noaddr"}) or "another node" in topology.missing[node_id]
+
+
+def check_may_forget(cluster: Cluster, topology: Topology, node_id: str, reset: str) -> None:
+    """Raises Refused where the user may not do one of the steps."""
+    asked: dict[str, tuple[Server, list[Command]]] = {}
+    for other in topology.reports:
+        probes: list[Command] = [("CLUSTER", "FORGET", NOBODY)]
+        if other == node_id:
+            probes = [] if reset == "none" else [("CLUSTER", "RESET", "permission-probe")]
+        elif other in planned_homes(topology, node_id):
+            probes.append(("CLUSTER", "REPLICATE", NOBODY))
+        asked[topology.name(other)] = (cluster.server(other), probes)
+    check_allowed(cluster, asked)
 
 
 def forget(

@@ -17,7 +17,8 @@ from ansible_collections.keyslot.redis.plugins.module_utils._errors import (
     ReplyError,
 )
 from ansible_collections.keyslot.redis.plugins.module_utils._plan import Move
-from ansible_collections.keyslot.redis.plugins.module_utils._server import Command, text
+from ansible_collections.keyslot.redis.plugins.module_utils._resp import Command
+from ansible_collections.keyslot.redis.plugins.module_utils._server import Server
 from ansible_collections.keyslot.redis.plugins.module_utils._topology import (
     Topology,
     version_tuple,
@@ -52,6 +53,8 @@ def check_nodes(
     """
     for move in moves:
         _check_versions(topology, move)
+    _check_addresses(topology, moves)
+    _check_ports(cluster, topology, moves)
     _check_permissions(cluster, topology, moves, probes)
 
 
@@ -74,6 +77,11 @@ def check_present(topology: Topology, moves: t.Iterable[Move]) -> None:
 
 
 def _remedy(topology: Topology, member: str, primary: str) -> str:
+    if not topology.lines[member].flags & {"fail", "fail?", "noaddr"}:
+        return (
+            "the other nodes see it alive; make it reachable from here, or say in address_map "
+            "where it is."
+        )
     if member == primary:
         return "bring it back, or let its replica take over, and run it again."
     return "bring the replica back, or remove it with keyslot.redis.redis_cluster_forget."
@@ -128,24 +136,69 @@ def _check_permissions(
 ) -> None:
     sources = {move.source for move in moves}
     targets = {move.target for move in moves}
-
-    def denied(node_id: str) -> list[str]:
-        commands = probes(node_id in sources, node_id in targets)
-        replies = cluster.server(node_id).pipeline(commands) if commands else []
-        pairs = zip(commands, replies)
-        return [_acl_name(c) for c, r in pairs if isinstance(r, ReplyError) and r.code == "NOPERM"]
-
     asked = [line.id for line in topology.primaries if line.id in topology.reports]
-    for node_id, found in cluster.each(asked, denied).items():
+    check_allowed(
+        cluster,
+        {
+            topology.name(node_id): (
+                cluster.server(node_id),
+                probes(node_id in sources, node_id in targets),
+            )
+            for node_id in asked
+        },
+    )
+
+
+def check_allowed(
+    cluster: Cluster, asked: t.Mapping[str, tuple[Server, t.Sequence[Command]]]
+) -> None:
+    """Each server, under the name it has in messages, lets us run the commands, which are harmless
+    forms of those that are to come: refused for another reason where they are permitted."""
+
+    def refused(name: str) -> list[ReplyError]:
+        server, commands = asked[name]
+        replies = server.pipeline(commands) if commands else []
+        errors = [reply for reply in replies if isinstance(reply, ReplyError)]
+        return [error for error in errors if error.grant or "unknown command" in error.text]
+
+    for name, found in cluster.each(asked, refused).items():
         if isinstance(found, KeyslotError):
             raise Refused(f"{found} Nothing was changed.")
-        if found:
+        unknown = [reply for reply in found if not reply.grant]
+        if unknown:
             raise Refused(
-                f"the user may not run {', '.join(found)} on {topology.name(node_id)}. Nothing was "
-                f"changed: grant it {' '.join('+' + name for name in found)} and all keys (~*)."
+                f"{name} does not know the command {unknown[0].command}. Nothing was changed: a "
+                "command that is renamed or disabled (rename-command) needs its own name back."
+            )
+        if found:
+            commands = ", ".join(dict.fromkeys(reply.command for reply in found))
+            grants = " ".join(dict.fromkeys(reply.grant for reply in found))
+            raise Refused(
+                f"the user '{found[0].user}' may not run {commands} on {name}. Nothing was "
+                f"changed: grant it {grants}, on every node."
             )
 
 
-def _acl_name(command: Command) -> str:
-    words = [text(word).lower() for word in command[:2] if isinstance(word, (str, bytes))]
-    return "|".join(words) if words[0] in ("cluster", "memory") else words[0]
+def _check_addresses(topology: Topology, moves: t.Sequence[Move]) -> None:
+    """Nodes that dial each other find the right one."""
+    concerned = {node_id for move in moves for node_id in (move.source, move.target)}
+    for address, ids in topology.shared_addresses.items():
+        if concerned.intersection(ids):
+            names = " and ".join(map(topology.name, ids))
+            raise Refused(
+                f"{names} announce the same address {address}, so that keys could go to the wrong "
+                "one. Nothing was changed: correct their cluster-announce settings."
+            )
+
+
+def _check_ports(cluster: Cluster, topology: Topology, moves: t.Sequence[Move]) -> None:
+    """MIGRATE dials its target by the port that we are told, and speaks TLS if the cluster does."""
+    for move in moves:
+        if move.source in topology.joining or cluster.login.tls:
+            continue
+        if topology.reports[move.source].config.get("tls-cluster") == "yes":
+            raise Refused(
+                f"{topology.name(move.source)} speaks TLS to the other nodes (tls-cluster), but a "
+                "connection without TLS is told their plain ports, by which it can't move keys. "
+                "Nothing was changed: set tls to true, and login_port to a TLS port."
+            )

@@ -53,11 +53,12 @@ from ansible_collections.keyslot.redis.plugins.module_utils._topology import (
 
 MakeGoal = t.Callable[[Topology], tuple[Goal, Topology]]
 
-# The engines' own ways: who has it, who is asked for its jobs, how the answer is read.
+# The engines' own ways: who has it, what is asked for its jobs, how the answer is read.
 _ATOMIC = (
     ("redis", (8, 4), redis_atomic, redis_atomic.STATUS, redis_atomic.jobs_of),
     ("valkey", (9, 0), valkey_atomic, valkey_atomic.STATUS, valkey_atomic.jobs_of),
 )
+_ACTIVE = (*redis_atomic.ACTIVE, *valkey_atomic.ACTIVE)
 
 
 @dataclass(frozen=True)
@@ -165,13 +166,27 @@ def _running_jobs(cluster: Cluster, topology: Topology, goal: Goal) -> Part | No
         owners = list(topology.owners)
         for node_id, replies in cluster.tell(asked, [status]).items():
             told = [] if isinstance(replies, KeyslotError) else replies[0]
-            jobs = [] if isinstance(told, KeyslotError) else read(told)
-            for job in jobs:
+            if isinstance(told, KeyslotError):
+                _check_idle(topology, node_id, told)
+                continue
+            for job in read(told):
                 if not job.over:
                     pairs += _pairs(topology, goal, job, node_id, owners)
         if pairs:
             return Part(mover, merge_moves(pairs))
     return None
+
+
+def _check_idle(topology: Topology, node_id: str, denied: KeyslotError) -> None:
+    """Raises Refused for a node that does not tell its jobs, but has one. SETSLOT would be refused
+    by one side only, and the marker on the other one makes Redis ignore who gets the slot."""
+    report = topology.reports[node_id]
+    told = {**report.info, **report.cluster_info}
+    if any(int(told.get(name, 0)) for name in _ACTIVE):
+        raise Refused(
+            f"the engine is moving slots from or to {topology.name(node_id)}, and does not say "
+            f"which: {denied}. Nothing was changed: grant that, or wait for its end."
+        )
 
 
 def _pairs(

@@ -16,11 +16,8 @@ from dataclasses import dataclass
 from ansible_collections.keyslot.redis.plugins.module_utils._cluster import Cluster, told_ok
 from ansible_collections.keyslot.redis.plugins.module_utils._errors import KeyslotError, Refused
 from ansible_collections.keyslot.redis.plugins.module_utils._plan import Goal
-from ansible_collections.keyslot.redis.plugins.module_utils._server import (
-    Reply,
-    by_database,
-    in_databases,
-)
+from ansible_collections.keyslot.redis.plugins.module_utils._resp import Reply
+from ansible_collections.keyslot.redis.plugins.module_utils._server import by_database, in_databases
 from ansible_collections.keyslot.redis.plugins.module_utils._topology import (
     OpenSlot,
     Report,

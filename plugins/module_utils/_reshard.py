@@ -22,6 +22,7 @@ from ansible_collections.keyslot.redis.plugins.module_utils._errors import (
 )
 from ansible_collections.keyslot.redis.plugins.module_utils._lane import (
     Busy,
+    Bystanders,
     Donor,
     Lane,
     Movement,
@@ -85,15 +86,16 @@ def _execute(
     What was found under way goes first: open slots keep the engine from jobs, its jobs keep
     SETSLOT off, and whoever waits for late keys of an earlier run must not wait for those of this.
     """
-    make_lane = _lane_maker(cluster, outcome, movement, started)
-    for part in outcome.plan.parts:
-        lanes = [make_lane(part, move) for move in part.moves]
-        outcome.lanes += lanes
-        error, given_up = _run_lanes(part, lanes)
-        if given_up and not error:
-            error = _finish_classic(outcome, make_lane, given_up)
-        if error:
-            return error
+    with Bystanders(cluster, outcome.before, outcome.tally) as bystanders:
+        make_lane = _lane_maker(cluster, outcome, movement, started, bystanders)
+        for part in outcome.plan.parts:
+            lanes = [make_lane(part, move) for move in part.moves]
+            outcome.lanes += lanes
+            error, given_up = _run_lanes(part, lanes)
+            if given_up and not error:
+                error = _finish_classic(outcome, make_lane, given_up)
+            if error:
+                return error
     try:
         _wait_for_owners(cluster, outcome, movement)
     except KeyslotError as exc:
@@ -102,7 +104,11 @@ def _execute(
 
 
 def _lane_maker(
-    cluster: Cluster, outcome: Outcome, movement: Movement, started: float
+    cluster: Cluster,
+    outcome: Outcome,
+    movement: Movement,
+    started: float,
+    bystanders: Bystanders,
 ) -> t.Callable[[Part, Move], Lane]:
     topology, plan = outcome.before, outcome.plan
     donors = {move.source: Donor(len(topology.slots[move.source])) for move in plan.moves}
@@ -124,7 +130,7 @@ def _lane_maker(
             key_counts=plan.key_counts,
             adopted=adopted,
             databases=databases_of(cluster, topology, move.source),
-            bystanders=_bystanders(topology, move),
+            bystanders=bystanders,
             node_timeout=_node_timeout(topology, move),
             method=part.mover.METHOD,
             done_at=done_at,
@@ -154,11 +160,6 @@ def _finish_classic(
     lanes = [make_lane(part, move) for move in moves]
     outcome.lanes += lanes
     return _run_lanes(part, lanes)[0]
-
-
-def _bystanders(topology: Topology, move: Move) -> list[str]:
-    others = (line.id for line in topology.primaries if line.id in topology.reports)
-    return [node_id for node_id in others if node_id not in (move.source, move.target)]
 
 
 def _node_timeout(topology: Topology, move: Move) -> float:

@@ -6,9 +6,9 @@
 
 """One server: a connection, and the few ways of speaking that the rest needs.
 
-The only file that imports redis. It uses redis-py's connections and not its client: nothing is
-sent twice, nothing is put into MULTI (a SETSLOT in there kills a Valkey primary that has a
-replica), and the bytes come back as they are.
+The only file that imports redis. redis-py connects, speaks TLS and logs in; what follows goes over
+the connection's socket by `_resp.py`: nothing is sent twice, nothing is put into MULTI (a SETSLOT
+in there kills a Valkey primary that has a replica), and the bytes come back as they are.
 """
 
 from __future__ import annotations
@@ -29,6 +29,14 @@ from ansible_collections.keyslot.redis.plugins.module_utils._errors import (
     ReplyError,
     Unreachable,
 )
+from ansible_collections.keyslot.redis.plugins.module_utils._resp import (
+    Command,
+    ErrorText,
+    Malformed,
+    Reader,
+    Reply,
+    pack,
+)
 from ansible_collections.keyslot.redis.plugins.module_utils._topology import (
     Report,
     format_address,
@@ -47,26 +55,8 @@ else:
     REDIS_IMPORT_ERROR = None
 
 MIN_REDIS_PY = "4.3"
-_WITH_SUBCOMMANDS = ("CLUSTER", "CONFIG", "CLIENT", "FUNCTION", "MEMORY")
+_WITH_SUBCOMMANDS = ("CLUSTER", "COMMAND", "CONFIG", "CLIENT", "FUNCTION", "MEMORY")
 SETSLOT_WAYS = 16
-
-Command = t.Sequence[t.Union[str, bytes, int]]
-Reply = t.Any
-
-# redis-py cuts these off the reply when it turns them into exceptions of its own.
-_CODES = {
-    "AskError": "ASK",
-    "BusyLoadingError": "LOADING",
-    "ClusterCrossSlotError": "CROSSSLOT",
-    "ClusterDownError": "CLUSTERDOWN",
-    "ExecAbortError": "EXECABORT",
-    "MasterDownError": "MASTERDOWN",
-    "MovedError": "MOVED",
-    "NoPermissionError": "NOPERM",
-    "OutOfMemoryError": "OOM",
-    "ReadOnlyError": "READONLY",
-    "TryAgainError": "TRYAGAIN",
-}
 
 
 def missing_library() -> str | None:
@@ -100,11 +90,16 @@ class Login:
     command_timeout: float = 60.0
 
     @property
+    def name(self) -> str:
+        """The user who logs in."""
+        return self.user or "default"
+
+    @property
     def migrate_auth(self) -> list[str]:
         """The words with which MIGRATE logs in to its target."""
-        if not self.password:
-            return []
-        return ["AUTH2", self.user, self.password] if self.user else ["AUTH", self.password]
+        if self.user:
+            return ["AUTH2", self.user, self.password or ""]
+        return ["AUTH", self.password] if self.password else []
 
 
 def _connection_options(login: Login) -> dict[str, t.Any]:
@@ -125,7 +120,10 @@ def _connection_options(login: Login) -> dict[str, t.Any]:
     if "protocol" in known:
         options["protocol"] = 2
     if login.tls:
+        # redis-py gives the handshake the time of a command; a plain port never answers it.
         options.update(
+            socket_timeout=login.connect_timeout,
+            redis_connect_func=lambda connection: _log_in(connection, login.command_timeout),
             ssl_cert_reqs="required" if login.validate_certs else "none",
             ssl_check_hostname=login.validate_certs and login.check_hostname,
             ssl_ca_certs=login.ca_certs,
@@ -133,6 +131,48 @@ def _connection_options(login: Login) -> dict[str, t.Any]:
             ssl_keyfile=login.client_key_file,
         )
     return options
+
+
+def _log_in(connection: t.Any, timeout: float) -> None:
+    connection._sock.settimeout(timeout)
+    connection.on_connect()
+
+
+# Part of an error's text -> what to do about it; the first that fits. A server that wants a client
+# certificate (TLS 1.3) and one that does not speak our language just hang up.
+_TLS_HINTS = (
+    ("Connection refused", ""),
+    (
+        "mismatch, certificate is not valid",
+        "Let the node announce a name that its certificate has (cluster-announce-hostname), "
+        "connect by such a name, or set check_hostname to false.",
+    ),
+    ("certificate has expired", "Give that node a new certificate."),
+    ("CERTIFICATE_VERIFY_FAILED", "Set ca_certs to the CA of the nodes' certificates."),
+    ("KEY_VALUES_MISMATCH", "Set client_key_file to the key of client_cert_file."),
+    (
+        "WRONG_VERSION_NUMBER",
+        "That is no TLS port: name the TLS port, or set tls to false.",
+    ),
+    ("imeout", "If that port does not speak TLS, name the TLS port, or set tls to false."),
+    (
+        "",
+        "Set client_cert_file and client_key_file to a certificate that the node's CA has signed, "
+        "and see that the port is its TLS port.",
+    ),
+)
+_PLAIN_HINTS = (
+    ("reset by peer", "If that port speaks TLS, set tls to true."),
+    ("closed by server", "If that port speaks TLS, set tls to true."),
+    ("", ""),
+)
+
+
+def _hint(exc: Exception, login: Login) -> str:
+    """What to do about a connection that could not be made, or ended before the first answer."""
+    hints = _TLS_HINTS if login.tls else _PLAIN_HINTS
+    found = next(hint for part, hint in hints if part in str(exc))
+    return f" {found}" if found else ""
 
 
 class Server:
@@ -148,6 +188,8 @@ class Server:
         self.address = format_address(host, port)
         self.ways = 1
         self._connection: t.Any = None
+        self._reader: t.Any = None
+        self._answered = False
         self._lock = threading.Lock()
         self._others: list[Server] = []
         self._ways_lock = threading.Lock()
@@ -159,6 +201,11 @@ class Server:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.disconnect()
+
+    @property
+    def peer(self) -> str:
+        """The IP address that it was reached by; empty if there is no connection."""
+        return self._connection._sock.getpeername()[0] if self._connection else ""
 
     def connect(self) -> None:
         """Raises Unreachable with the reason, in words, if no connection can be made."""
@@ -174,12 +221,13 @@ class Server:
         except (redis.exceptions.AuthenticationError, redis.exceptions.ResponseError) as exc:
             raise Unreachable(self._login_refused(exc)) from None
         except (redis.exceptions.RedisError, OSError, ValueError) as exc:
-            hint = " Does it speak TLS, and are the certificates right?" if tls else ""
             why = f"no connection to {self.address}: {exc}".rstrip(".")
-            raise Unreachable(f"{why}.{hint}") from None
+            raise Unreachable(f"{why}.{_hint(exc, self.login)}") from None
         self._connection = connection
+        self._reader = Reader(connection._sock.recv)
+        self._answered = False
 
-    def _login_refused(self, exc: Exception) -> str:
+    def _login_refused(self, exc: object) -> str:
         why = f"{self.address} refused the login: {exc}".rstrip(".")
         return f"{why}. Check login_user and login_password."
 
@@ -189,9 +237,15 @@ class Server:
         All are sent at once: the server carries them out in one go, while its clients wait.
         Raises Unreachable (nothing sent) or LostConnection (perhaps carried out).
         """
+        return self.timed(commands)[0]
+
+    def timed(self, commands: t.Sequence[Command]) -> tuple[list[Reply], float]:
+        """Like `pipeline`, with the seconds from the first byte sent to the last reply."""
         with self._lock:
+            self.connect()
+            started = time.monotonic()
             self._send(commands)
-            return self._receive(commands)
+            return self._receive(commands), time.monotonic() - started
 
     def scatter(self, commands: t.Sequence[Command]) -> list[Reply]:
         """Like `pipeline`, for commands whose order does not matter, over `ways` connections.
@@ -227,8 +281,7 @@ class Server:
     def _send(self, commands: t.Sequence[Command]) -> None:
         self.connect()
         with self._translated(commands):
-            packed = self._connection.pack_commands(commands)
-            self._connection.send_packed_command(packed, check_health=False)
+            self._connection._sock.sendall(pack(commands))
 
     def _receive(self, commands: t.Sequence[Command]) -> list[Reply]:
         with self._translated(commands):
@@ -236,28 +289,28 @@ class Server:
 
     @contextmanager
     def _translated(self, commands: t.Sequence[Command]) -> t.Iterator[None]:
-        """redis-py's errors to ours; after any of them the connection can't be used again."""
+        """Errors of the connection to ours; after any of them it can't be used again."""
         try:
             yield
-        except redis.exceptions.AuthenticationError as exc:
+        except (OSError, EOFError, Malformed) as exc:
             self.close()
-            raise Unreachable(self._login_refused(exc)) from None
-        except (redis.exceptions.RedisError, OSError) as exc:
-            self.close()
-            raise LostConnection(
-                f"the connection to {self.address} was lost during {_name(commands[0])}: {exc}"
-            ) from None
+            why = f"the connection to {self.address} was lost during {_name(commands[0])}: {exc}"
+            hint = "" if self._answered else _hint(exc, self.login)
+            raise LostConnection(f"{why.rstrip('.')}.{hint}" if hint else why) from None
         except BaseException:
             self.close()
             raise
 
     def _read(self, command: Command) -> Reply:
-        try:
-            return self._connection.read_response()
-        except redis.exceptions.ResponseError as exc:
-            code = _CODES.get(type(exc).__name__, "")
-            text = f"{code} {exc}" if code and not str(exc).startswith(code) else str(exc)
-            return ReplyError(text, self.address, _name(command))
+        reply = self._reader.read()
+        self._answered = True
+        if not isinstance(reply, ErrorText):
+            return reply
+        if reply.startswith("NOAUTH"):
+            raise Unreachable(self._login_refused(reply))
+        # What follows can be parts of a password.
+        told = reply.partition(", with args beginning with")[0]
+        return ReplyError(told, self.address, _name(command), self.login.name)
 
     def call(self, *command: str | bytes | int) -> Reply:
         """The reply to one command. Raises ReplyError too."""
@@ -281,14 +334,21 @@ class Server:
                 ("CLUSTER", "NODES"),
                 ("CLUSTER", "INFO"),
                 ("INFO",),
-                ("CONFIG", "GET", "cluster-*"),
+                ("CONFIG", "GET", "*cluster*"),
             ]
         )
         for reply in (nodes, cluster_info, info):
             if isinstance(reply, ReplyError):
                 raise self._unusable(reply)
+        try:
+            view = parse_view(text(nodes))
+        except ValueError as exc:
+            raise Refused(
+                f"{self.address} answers CLUSTER NODES with what is no list of nodes ({exc}): is a "
+                "proxy there? Connect to the nodes themselves."
+            ) from None
         report = Report(
-            view=parse_view(text(nodes)),
+            view=view,
             cluster_info=parse_info(text(cluster_info)),
             info=parse_info(text(info)),
             config={} if isinstance(config, ReplyError) else to_map(config),
@@ -303,19 +363,14 @@ class Server:
             )
         if reply.code == "NOPERM":
             return Refused(
-                f"the user may not run {reply.command} on {self.address} ({reply.text}): "
+                f"the user '{reply.user}' may not run {reply.command} on {self.address}: "
                 "grant it +cluster|nodes +cluster|info +info."
             )
         return Refused(str(reply))
 
     def round_trip(self) -> float:
         """Seconds that the network takes, the best of three PINGs."""
-        times = []
-        for _try in range(3):
-            started = time.monotonic()
-            self.call("PING")
-            times.append(time.monotonic() - started)
-        return min(times)
+        return min(self.timed([("PING",)])[1] for _try in range(3))
 
 
 def text(reply: bytes | str) -> str:

@@ -13,7 +13,10 @@ import typing as t
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from ansible_collections.keyslot.redis.plugins.module_utils._errors import OptionError
+from ansible_collections.keyslot.redis.plugins.module_utils._errors import (
+    Ambiguous,
+    OptionError,
+)
 from ansible_collections.keyslot.redis.plugins.module_utils._slots import (
     SLOT_COUNT,
     Range,
@@ -23,7 +26,8 @@ from ansible_collections.keyslot.redis.plugins.module_utils._slots import (
 
 MIN_PREFIX = 8
 
-_SLOTS_TEXT = re.compile(r"\d+(-\d+)?\Z")
+_SLOTS_TEXT = re.compile(r"[0-9]+(-[0-9]+)?\Z")
+_MARKER = re.compile(r"\[([0-9]+)(->-|-<-)([^\]]+)\]\Z")
 
 
 @dataclass(frozen=True)
@@ -71,16 +75,15 @@ def _parse_address(text: str) -> tuple[str, int, int, str]:
 
 
 def parse_line(text: str) -> Line:
-    """One line of CLUSTER NODES. Unknown flags and further fields of later versions are let be."""
+    """One line of CLUSTER NODES. Unknown flags and further fields of later versions are let be.
+
+    Raises ValueError for what is no such line.
+    """
     node_id, address, flags, primary_id, _ping, _pong, epoch, link, *slots = text.split()
     host, port, bus_port, hostname = _parse_address(address)
     markers: dict[str, dict[int, str]] = {"->-": {}, "-<-": {}}
-    for item in slots:
-        if item.startswith("["):
-            for arrow, found in markers.items():
-                slot, hit, peer = item.strip("[]").partition(arrow)
-                if hit:
-                    found[int(slot)] = peer
+    for found in filter(None, map(_MARKER.match, slots)):
+        markers[found[2]][int(found[1])] = found[3]
     return Line(
         id=node_id,
         host=host,
@@ -126,9 +129,11 @@ class View:
 
 
 def parse_view(text: str) -> View:
-    """A whole CLUSTER NODES reply."""
-    lines = [parse_line(line) for line in text.splitlines() if line.strip()]
-    me = next(line for line in lines if "myself" in line.flags)
+    """A whole CLUSTER NODES reply. Raises ValueError for anything else."""
+    lines = [parse_line(line) for line in text.split("\n") if line.strip()]
+    me = next((line for line in lines if "myself" in line.flags), None)
+    if me is None:
+        raise ValueError("no line is the node's own")
     return View(id=me.id, lines={line.id: line for line in lines if line.is_member})
 
 
@@ -142,7 +147,7 @@ def parse_info(text: str) -> dict[str, str]:
 class Report:
     """What one server told about itself and the others in one round trip.
 
-    `config` holds its `cluster-*` settings, empty where CONFIG GET is not permitted.
+    `config` holds its `*cluster*` settings, empty where CONFIG GET is not permitted.
     """
 
     view: View
@@ -186,7 +191,7 @@ class Report:
     def databases(self) -> dict[int, int]:
         """Keys per database that holds any."""
         return {
-            int(name[2:]): int(dict(part.split("=") for part in value.split(","))["keys"])
+            int(name[2:]): int(dict(part.partition("=")[::2] for part in value.split(","))["keys"])
             for name, value in self.info.items()
             if name.startswith("db") and name[2:].isdigit()
         }
@@ -358,6 +363,7 @@ class Topology:
             *(Problem("disagreement", f"{text}.") for text in self.disagreements()),
             *self._slot_problems(),
             *self._replica_problems(),
+            *self._address_problems(),
             *self._config_problems(),
         ]
 
@@ -398,6 +404,11 @@ class Topology:
                     "link", f"the replica {self.name(node_id)} has lost its primary.", node_id
                 )
 
+    def _address_problems(self) -> t.Iterator[Problem]:
+        for address, ids in sorted(self.shared_addresses.items()):
+            names = " and ".join(map(self.name, ids))
+            yield Problem("address", f"{names} announce the same address {address}.", ids[0])
+
     def _config_problems(self) -> t.Iterator[Problem]:
         """A run that was killed while it drained a primary can leave this switched off there."""
         name = "cluster-allow-replica-migration"
@@ -417,8 +428,8 @@ class Topology:
         if reference in self.lines:
             return reference
         if ":" in reference:
-            known = {**aliases, **self.addresses}
-            node_id = known.get(format_address(*split_address(reference)))
+            address = format_address(*split_address(reference))
+            node_id = self.at(address) or aliases.get(address)
             if node_id:
                 return node_id
             raise OptionError(f"'{reference}' is not the address of a node; {self._nodes_text()}")
@@ -429,19 +440,42 @@ class Topology:
             )
         hits = [node_id for node_id in self.lines if node_id.startswith(reference.lower())]
         if len(hits) > 1:
-            raise OptionError(f"'{reference}' is ambiguous: {' and '.join(sorted(hits))} begin so.")
+            raise Ambiguous(f"'{reference}' is ambiguous: {' and '.join(sorted(hits))} begin so.")
         if not hits:
             raise OptionError(f"no node's id begins with '{reference}'; {self._nodes_text()}")
         return hits[0]
 
     @cached_property
-    def addresses(self) -> dict[str, str]:
-        """Announced `host:port`, by address and by hostname -> id."""
-        found: dict[str, str] = {}
+    def addresses(self) -> dict[str, list[str]]:
+        """Announced `host:port`, by address and by hostname -> ids; of several nodes there only
+        those that answer, if any does."""
+        found: dict[str, list[str]] = {}
         for line in self.lines.values():
-            for host in filter(None, (line.hostname, line.host)):
-                found[format_address(host, line.port)] = line.id
-        return found
+            for host in {line.hostname, line.host} - {""}:
+                found.setdefault(format_address(host, line.port), []).append(line.id)
+        return {
+            address: [node_id for node_id in ids if node_id in self.reports] or ids
+            for address, ids in found.items()
+        }
+
+    @cached_property
+    def shared_addresses(self) -> dict[str, list[str]]:
+        """IP `host:port` -> ids, where more than one node that answers announces it."""
+        found: dict[str, list[str]] = {}
+        for node_id in sorted(self.reports):
+            line = self.lines[node_id]
+            found.setdefault(format_address(line.host, line.port), []).append(node_id)
+        return {address: ids for address, ids in found.items() if len(ids) > 1}
+
+    def at(self, address: str) -> str | None:
+        """The id of the node that announces this `host:port`. Raises OptionError if two do."""
+        ids = self.addresses.get(address, [])
+        if len(ids) > 1:
+            raise Ambiguous(
+                f"{' and '.join(sorted(ids))} both announce the address {address}: name one of "
+                "them by its id, and correct their cluster-announce settings."
+            )
+        return ids[0] if ids else None
 
     def _nodes_text(self) -> str:
         names = sorted(self.name(node_id) for node_id in self.lines)

@@ -108,7 +108,7 @@ problems:
     kind:
       description:
         - What kind of problem it is, for example V(unreachable), V(state), V(disagreement), V(uncovered),
-          V(migrating_slot), V(importing_slot), V(link) or V(config).
+          V(migrating_slot), V(importing_slot), V(link), V(address) or V(config).
       type: str
     node:
       description: Id of the node that has the problem. Empty if it is the whole cluster's.

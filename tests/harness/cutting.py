@@ -33,7 +33,8 @@ from typing import Any, Literal
 from ansible.module_utils import basic
 
 from ansible_collections.keyslot.redis.plugins.module_utils._errors import LostConnection
-from ansible_collections.keyslot.redis.plugins.module_utils._server import Command, Server
+from ansible_collections.keyslot.redis.plugins.module_utils._resp import Command
+from ansible_collections.keyslot.redis.plugins.module_utils._server import Server
 
 ROOT = Path(__file__).resolve().parents[2]
 COLLECTIONS = Path(sys.prefix) / "collections"

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import math
+import socket
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
@@ -36,6 +37,9 @@ def connect(params: Params) -> Cluster:
     for name in ("connect_timeout", "command_timeout"):
         if not 0 < params[name] < math.inf:
             raise OptionError(f"{name} must be a number of seconds above 0, not {params[name]:g}.")
+    for name in ("ca_certs", "client_cert_file", "client_key_file"):
+        if params["tls"] and params[name]:
+            _check_file(name, params[name])
     login = Login(
         user=params["login_user"],
         password=params["login_password"],
@@ -57,6 +61,17 @@ def connect(params: Params) -> Cluster:
     for reachable in address_map.values():
         split_address(reachable)
     return Cluster(entries, login, address_map)
+
+
+def _check_file(name: str, path: str) -> None:
+    try:
+        with open(path, "rb"):
+            pass
+    except OSError as exc:
+        raise OptionError(
+            f"{name} can't be read: {exc}. It is a file on {socket.gethostname()}, where the "
+            "module runs."
+        ) from None
 
 
 def run_module(

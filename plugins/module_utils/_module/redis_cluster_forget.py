@@ -13,9 +13,13 @@ import typing as t
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.keyslot.redis.plugins.module_utils._cluster import Cluster
-from ansible_collections.keyslot.redis.plugins.module_utils._errors import OptionError
+from ansible_collections.keyslot.redis.plugins.module_utils._errors import (
+    Ambiguous,
+    OptionError,
+)
 from ansible_collections.keyslot.redis.plugins.module_utils._membership import (
     check_can_forget,
+    check_may_forget,
     comes_back,
     forget,
     planned_homes,
@@ -55,6 +59,7 @@ def remove(cluster: Cluster, params: Params, check_mode: bool) -> dict[str, t.An
             "forgotten_by": 0,
         }
     check_can_forget(topology, node_id, params["reset"])
+    check_may_forget(cluster, topology, node_id, params["reset"])
     if check_mode:
         homes, told = planned_homes(topology, node_id), len(topology.without([node_id]).reports)
     else:
@@ -75,6 +80,8 @@ def _find(cluster: Cluster, topology: Topology, reference: str) -> str | None:
     """None for a full id or an address that nobody knows; raises OptionError for a bad prefix."""
     try:
         return cluster.find(reference, topology)
+    except Ambiguous:
+        raise
     except OptionError:
         if ":" in reference:
             split_address(reference)

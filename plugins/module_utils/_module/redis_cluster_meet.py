@@ -15,6 +15,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.keyslot.redis.plugins.module_utils._cluster import Cluster
 from ansible_collections.keyslot.redis.plugins.module_utils._errors import OptionError
 from ansible_collections.keyslot.redis.plugins.module_utils._membership import (
+    check_may_meet,
     find_newcomers,
     is_member,
     meet,
@@ -42,6 +43,8 @@ def join(cluster: Cluster, params: Params, check_mode: bool) -> dict[str, t.Any]
     newcomers = find_newcomers(cluster, topology, params["nodes"])
     members = [n for n in newcomers if is_member(topology, n)]
     joining = [n for n in newcomers if n not in members]
+    if joining:
+        check_may_meet(cluster, topology, joining)
     if not check_mode:
         # Members too: a run that was killed may have left them half-known.
         meet(cluster, topology, newcomers, params["wait_timeout"])

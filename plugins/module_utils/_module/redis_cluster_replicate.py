@@ -15,6 +15,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.keyslot.redis.plugins.module_utils._cluster import Cluster
 from ansible_collections.keyslot.redis.plugins.module_utils._membership import (
     check_can_replicate,
+    check_may_replicate,
     choose_primary,
     replicate,
 )
@@ -46,6 +47,8 @@ def follow(cluster: Cluster, params: Params, check_mode: bool) -> dict[str, t.An
         primary = followed or choose_primary(topology, node_id)
     check_can_replicate(topology, node_id, primary)
     check_cluster(topology)
+    if followed != primary:
+        check_may_replicate(cluster, topology, node_id)
     if not check_mode:
         replicate(cluster, topology, node_id, primary, params["wait_timeout"])
     return {"changed": followed != primary, "node": node_id, "primary": primary}

@@ -12,9 +12,8 @@ import typing as t
 
 from ansible_collections.keyslot.redis.plugins.module_utils._errors import ReplyError
 from ansible_collections.keyslot.redis.plugins.module_utils._lane import Lane
+from ansible_collections.keyslot.redis.plugins.module_utils._resp import Command, Reply
 from ansible_collections.keyslot.redis.plugins.module_utils._server import (
-    Command,
-    Reply,
     Server,
     by_database,
     in_databases,
@@ -40,6 +39,15 @@ def settle_busy_keys(lane: Lane, slot: int, database: int, names: list[bytes]) -
     Different ones: the same with `on_busy_key: replace`; else returns what to say of the key.
     REPLACE is never used: a RESTORE that comes late would bring an old value back.
     """
+    try:
+        return _settle(lane, slot, database, names)
+    except ReplyError as exc:
+        if not exc.grant:
+            raise
+        return f"{exc}."
+
+
+def _settle(lane: Lane, slot: int, database: int, names: list[bytes]) -> str | None:
     for name in names:
         if not _exists(lane.source, database, name, asking=False):
             continue
@@ -64,6 +72,9 @@ def _asking(commands: t.Sequence[Command], asking: bool) -> list[Command]:
 def _query(server: Server, database: int, commands: list[Command], asking: bool) -> list[Reply]:
     pipeline = in_databases([database], _asking(commands, asking))
     replies = by_database([database], server.pipeline(pipeline))[0]
+    for reply in replies:
+        if isinstance(reply, ReplyError) and reply.grant:
+            raise reply
     return replies[1::2] if asking else replies
 
 

@@ -30,7 +30,8 @@ from ansible_collections.keyslot.redis.plugins.module_utils._movers._emptied imp
     kept_as_primary,
 )
 from ansible_collections.keyslot.redis.plugins.module_utils._plan import Move
-from ansible_collections.keyslot.redis.plugins.module_utils._server import Command, Reply, text
+from ansible_collections.keyslot.redis.plugins.module_utils._resp import Command, Reply
+from ansible_collections.keyslot.redis.plugins.module_utils._server import text
 from ansible_collections.keyslot.redis.plugins.module_utils._slots import (
     format_slots,
     from_ranges,
@@ -305,6 +306,9 @@ def lacking(
     ]
     question: Command = ("COMMAND", "INFO", command)
     answers = cluster.tell([node for node in ids if reports[node].family == family], [question])
+    for node, answer in answers.items():
+        if not isinstance(answer, KeyslotError) and isinstance(answer[0], ReplyError):
+            return f"{topology.name(node)} can't be asked for it: {answer[0]}"
     strangers = [node for node in ids if node not in answers or not _knows(answers[node])]
     if strangers:
         report = reports[strangers[0]]
@@ -314,13 +318,17 @@ def lacking(
     for node, answer in cluster.tell(asked, probes).items():
         for reply in [answer] if isinstance(answer, KeyslotError) else answer:
             if isinstance(reply, ReplyError) and reply.code == "NOPERM":
-                return f"the user may not run {reply.command} on {topology.name(node)}"
+                name = topology.name(node)
+                return (
+                    f"the user '{reply.user}' may not run {reply.command} on {name} (it lacks "
+                    f"{reply.grant})"
+                )
     return None
 
 
 def _knows(answer: list[Reply] | KeyslotError) -> bool:
     """Whether a COMMAND INFO answer describes a command."""
-    if isinstance(answer, KeyslotError) or isinstance(answer[0], ReplyError):
+    if isinstance(answer, KeyslotError):
         return False
     told = answer[0]
     return any(told.values() if isinstance(told, dict) else told)

@@ -33,9 +33,8 @@ from ansible_collections.keyslot.redis.plugins.module_utils._movers._emptied imp
     kept_as_primary,
 )
 from ansible_collections.keyslot.redis.plugins.module_utils._plan import Move
+from ansible_collections.keyslot.redis.plugins.module_utils._resp import Command, Reply
 from ansible_collections.keyslot.redis.plugins.module_utils._server import (
-    Command,
-    Reply,
     Server,
     by_database,
     in_databases,
@@ -55,6 +54,8 @@ METHOD = "classic"
 SLOTS_AT_ONCE = 16
 EMPTY_SLOTS_AT_ONCE = 64
 KEYS_AT_ONCE = 2000
+# What MIGRATE carries of small keys on a fast network; the pace finds out what is true here.
+KEYS_A_SECOND = 50000
 # Slots with more keys than this are looked at while they move.
 MANY_KEYS = 10000
 # A burst of MIGRATEs must not keep the source from its pings even if each one times out.
@@ -67,6 +68,7 @@ NOT_PRIMARY = ("SETSLOT only with masters", "SETSLOT only with primaries")
 
 PROBE_KEY = b"keyslot-permission-probe"
 _SETSLOT: Command = ("CLUSTER", "SETSLOT", 16384, "STABLE")
+_INFO: Command = ("CLUSTER", "INFO")
 
 Key = tuple[int, bytes, int]  # database, name, estimated bytes
 
@@ -94,6 +96,7 @@ def probes(movement: Movement, gives: bool, takes: bool) -> list[Command]:
     """Harmless forms: where permitted, each is refused for another reason or does nothing."""
     if gives:
         return [
+            ("PING",),
             _SETSLOT,
             ("CLUSTER", "COUNTKEYSINSLOT", 0),
             ("CLUSTER", "GETKEYSINSLOT", 0, 0),
@@ -101,7 +104,7 @@ def probes(movement: Movement, gives: bool, takes: bool) -> list[Command]:
             *([("MEMORY", "USAGE", PROBE_KEY)] if movement.big_key_bytes else []),
         ]
     # In this order: whoever waits for late keys looks for connections whose last command is this.
-    takes_keys: list[Command] = [("SELECT", 0), ("RESTORE-ASKING", PROBE_KEY, 0, b"")]
+    takes_keys: list[Command] = [("PING",), ("SELECT", 0), ("RESTORE-ASKING", PROBE_KEY, 0, b"")]
     return [*takes_keys, _SETSLOT] if takes else [_SETSLOT]
 
 
@@ -109,26 +112,25 @@ def move(lane: Lane) -> None:
     """Moves the lane's slots in batches, those found open first, then the empty ones."""
     limit = lane.movement.max_pause_ms / 1000
     paces = _Paces(
-        keys=Pace(limit, 50, 5000),
+        keys=Pace(limit, max(1, int(limit * KEYS_A_SECOND / 2)), 5000),
         bytes=Pace(limit, 256 * 1024, 16 * 1024 * 1024),
         sizes=Pace(limit, 200, 2000),
-        # Each of them may wait 2 s for a replica (Valkey 8 and later), all in one command timeout.
-        slots=Pace(limit, 16, max(1, min(64, int(lane.cluster.login.command_timeout / 4)))),
+        slots=Pace(limit, 16, EMPTY_SLOTS_AT_ONCE),
     )
-    for batch in _batches(lane):
+    for batch in _batches(lane, paces.slots):
         lane.taker.wait_until_free()
         if lane.shall_stop():
             return
         _move_batch(lane, paces, batch)
 
 
-def _batches(lane: Lane) -> t.Iterator[list[int]]:
+def _batches(lane: Lane, pace: Pace) -> t.Iterator[list[int]]:
     counts = lane.key_counts
     order = sorted(lane.move.slots, key=lambda s: (s not in lane.adopted, counts[s] > 0, s))
     batch: list[int] = []
     keys = 0
     for slot in order:
-        most = SLOTS_AT_ONCE if counts[slot] else EMPTY_SLOTS_AT_ONCE
+        most = min(pace.size, SLOTS_AT_ONCE if counts[slot] else EMPTY_SLOTS_AT_ONCE)
         changes = bool(batch) and bool(counts[slot]) != bool(counts[batch[0]])
         if batch and (changes or len(batch) >= most or keys + counts[slot] > KEYS_AT_ONCE):
             yield batch
@@ -166,13 +168,13 @@ def _move_once(lane: Lane, paces: _Paces, slots: list[int]) -> str | None:
     fit = [slot for slot in slots if slot not in untouched]
     stuck: dict[int, str] = {}
     if fit:
-        _open(lane, paces, fit)
+        heard = _open(lane, paces, fit)
         search = {slot for slot in fit if lane.key_counts[slot] > MANY_KEYS}
         while fit:
             known = {slot: keys.get(slot, []) for slot in fit}
             stuck.update(_drain(lane, paces, known, search))
             fit = [slot for slot in fit if slot not in stuck]
-            fit = _commit(lane, paces, fit) if fit else []
+            fit = _commit(lane, paces, fit, heard) if fit else []
             keys, search = {}, set(fit)
     return " ".join([*untouched.values(), *_left_open(lane, stuck)]) or None
 
@@ -248,33 +250,56 @@ def _too_big(lane: Lane, slot: int, keys: list[Key]) -> str | None:
 
 
 def _setslot(
-    lane: Lane, paces: _Paces, server: Server, slots: list[int], *words: str
-) -> dict[int, ReplyError]:
-    """SETSLOT of every slot on one node; returns the errors that stay.
+    lane: Lane,
+    paces: _Paces,
+    server: Server,
+    slots: list[int],
+    words: t.Sequence[str],
+    then: t.Sequence[Command] = (),
+) -> tuple[dict[int, ReplyError], list[Reply]]:
+    """SETSLOT of every slot on one node: the errors that stay, and the replies to what follows.
 
-    A Valkey primary refuses with NOREPLICAS while a replica does not answer, and has not done it
-    then: it is told again until it has.
+    In one pipeline, unless the node waits for its replicas: such a Valkey primary refuses with
+    NOREPLICAS while one does not answer, and has not done it then. It is told again until it has.
     """
+    if server.ways == 1:
+        commands = [*_setslots(slots, *words), *then]
+        replies = lane.step(server, commands, (paces.slots, len(slots)))
+        return _errors(slots, replies), replies[len(slots) :]
     deadline = time.monotonic() + lane.movement.wait_timeout
     errors: dict[int, ReplyError] = {}
-    todo = list(slots)
+    todo = slots
     while todo:
-        part = todo[: paces.slots.size]
-        commands: list[Command] = [("CLUSTER", "SETSLOT", slot, *words) for slot in part]
-        replies = lane.setslots(server, commands, paces.slots)
-        answers = {s: r for s, r in zip(part, replies) if isinstance(r, ReplyError)}
-        again = [slot for slot, reply in answers.items() if reply.code == "NOREPLICAS"]
-        if again and time.monotonic() > deadline:
-            raise Stopped(f"{answers[again[0]]}: a replica of {server.address} does not answer.")
-        errors.update((s, reply) for s, reply in answers.items() if s not in again)
-        todo = again + todo[len(part) :]
-    return errors
+        answers = _errors(todo, server.scatter(_setslots(todo, *words)))
+        todo = _without_replicas(answers)
+        if todo and time.monotonic() > deadline:
+            raise Stopped(f"{answers[todo[0]]}: a replica of {server.address} does not answer.")
+        errors.update((slot, error) for slot, error in answers.items() if slot not in todo)
+    return errors, lane.step(server, then) if then else []
 
 
-def _open(lane: Lane, paces: _Paces, slots: list[int]) -> None:
-    """The target first: else the source would send clients to a node that sends them back."""
-    _no_errors(lane, _setslot(lane, paces, lane.target, slots, "IMPORTING", lane.move.source))
-    _no_errors(lane, _setslot(lane, paces, lane.source, slots, "MIGRATING", lane.move.target))
+def _setslots(slots: t.Sequence[int], *words: str) -> list[Command]:
+    return [("CLUSTER", "SETSLOT", slot, *words) for slot in slots]
+
+
+def _errors(slots: t.Sequence[int], replies: t.Sequence[Reply]) -> dict[int, ReplyError]:
+    return {slot: r for slot, r in zip(slots, replies) if isinstance(r, ReplyError)}
+
+
+def _without_replicas(errors: t.Mapping[int, ReplyError]) -> list[int]:
+    return [slot for slot, error in errors.items() if error.code == "NOREPLICAS"]
+
+
+def _open(lane: Lane, paces: _Paces, slots: list[int]) -> _Epochs:
+    """The target first: else the source would send clients to a node that sends them back.
+
+    Returns the target's epochs.
+    """
+    importing, migrating = ("IMPORTING", lane.move.source), ("MIGRATING", lane.move.target)
+    errors, replies = _setslot(lane, paces, lane.target, slots, importing, [_INFO])
+    _no_errors(lane, errors)
+    _no_errors(lane, _setslot(lane, paces, lane.source, slots, migrating)[0])
+    return _epochs(replies[0])
 
 
 def _no_errors(lane: Lane, errors: t.Mapping[int, ReplyError]) -> None:
@@ -415,62 +440,72 @@ def _take_reply(lane: Lane, slot: int, part: list[Key], reply: Reply) -> str | N
 # --- the commit ---------------------------------------------------------------------------------
 
 
-def _commit(lane: Lane, paces: _Paces, slots: list[int]) -> list[int]:
+def _commit(lane: Lane, paces: _Paces, slots: list[int], heard: _Epochs) -> list[int]:
     """Hands the slots over; returns those that hold keys again, to be drained once more.
 
-    The source's very last slot goes alone: a Redis node turns into a replica of one that owns
-    exactly what it has just lost.
+    `heard` are epochs that the target has told since the slots were opened. The source's very
+    last slot goes alone: a Redis node turns into a replica of one that owns exactly what it has
+    just lost.
     """
     with lane.donor.lock:
-        left = _count_left(lane, paces, slots)
+        left, theirs = _count_left(lane, paces, slots)
         ready = [slot for slot in slots if slot not in left]
+        if ready:
+            _wait_for_epoch(lane, theirs, heard)
         if len(ready) == lane.donor.slots_left:
-            _hand_over(lane, paces, ready[:-1])
+            _hand_over(lane, paces, ready[:-1], theirs)
             with kept_as_primary(lane):
-                _hand_over(lane, paces, ready[-1:])
+                _hand_over(lane, paces, ready[-1:], theirs)
         else:
-            _hand_over(lane, paces, ready)
+            _hand_over(lane, paces, ready, theirs)
     return left
 
 
-def _count_left(lane: Lane, paces: _Paces, slots: list[int]) -> list[int]:
-    """The slots that still hold keys on the source.
+def _count_left(lane: Lane, paces: _Paces, slots: list[int]) -> tuple[list[int], int]:
+    """The slots that still hold keys on the source, and its epoch.
 
     The marker is set again first: while it stands no key can come into being there, so that a
     zero stays zero; and it fails when the source is no longer the owner.
     """
-    _no_errors(lane, _setslot(lane, paces, lane.source, slots, "MIGRATING", lane.move.target))
-    counts = [("CLUSTER", "COUNTKEYSINSLOT", slot) for slot in slots]
-    left = set()
-    for counted in _ask(lane, counts):
-        for slot, count in zip(slots, counted):
-            if _checked(count):
-                left.add(slot)
-    return sorted(left)
+    counts: list[Command] = [("CLUSTER", "COUNTKEYSINSLOT", slot) for slot in slots]
+    then = [*in_databases(lane.databases, counts), _INFO]
+    marker = ("MIGRATING", lane.move.target)
+    errors, replies = _setslot(lane, paces, lane.source, slots, marker, then)
+    _no_errors(lane, errors)
+    counted = by_database(lane.databases, replies[:-1])
+    left = {slot for found in counted for slot, count in zip(slots, found) if _checked(count)}
+    return sorted(left), _epochs(replies[-1]).own
 
 
-def _hand_over(lane: Lane, paces: _Paces, slots: list[int]) -> None:
-    """NODE on the target, its epoch above the source's, NODE on the source, then on the others.
-
-    The target's marker is set again right before: without it NODE does not raise the epoch, gossip
-    gives the slot back to the source and the target deletes the keys.
-    """
+def _hand_over(lane: Lane, paces: _Paces, slots: list[int], theirs: int) -> None:
+    """NODE on the target, its epoch above the source's, NODE on the source, then on the others."""
     todo = slots
     deadline = time.monotonic() + lane.movement.wait_timeout
-    if slots:
-        _wait_for_epoch(lane, deadline)
     while todo:
-        _no_errors(lane, _setslot(lane, paces, lane.target, todo, "IMPORTING", lane.move.source))
-        errors = _own(lane, paces, todo)
-        lasting = {slot: e for slot, e in errors.items() if e.code != "NOREPLICAS"}
-        _no_errors(lane, errors if time.monotonic() > deadline else lasting)
-        todo = list(errors)
+        errors, own = _claim(lane, paces, todo)
+        _raise_epoch(lane, own, theirs)
+        todo = _without_replicas(errors) if time.monotonic() < deadline else []
+        _no_errors(lane, {slot: e for slot, e in errors.items() if slot not in todo})
     if slots:
-        _raise_epoch(lane)
-        errors = _setslot(lane, paces, lane.source, slots, "NODE", lane.move.target)
-        _no_errors(lane, {s: e for s, e in errors.items() if not _is_replica_now(e)})
-        _tell_others(lane, slots)
-        _count_done(lane, slots)
+        given, _none = _setslot(lane, paces, lane.source, slots, ("NODE", lane.move.target))
+        _no_errors(lane, {slot: e for slot, e in given.items() if not _is_replica_now(e)})
+        _finish(lane, slots)
+
+
+def _claim(lane: Lane, paces: _Paces, slots: list[int]) -> tuple[dict[int, ReplyError], int]:
+    """The target becomes the owner: the slots that it did not take, and its epoch then.
+
+    Its marker is set again right before: without it NODE does not raise the epoch, gossip gives
+    the slot back to the source and the target deletes the keys.
+    """
+    server, marker = lane.target, ("IMPORTING", lane.move.source)
+    nodes = _setslots(slots, "NODE", lane.move.target)
+    if server.ways == 1:
+        errors, replies = _setslot(lane, paces, server, slots, marker, [*nodes, _INFO])
+        return {**_errors(slots, replies), **errors}, _epochs(replies[-1]).own
+    errors, _none = _setslot(lane, paces, server, slots, marker)
+    _no_errors(lane, errors)
+    return _errors(slots, server.scatter(nodes)), _epochs(server.call(*_INFO)).own
 
 
 def _is_replica_now(error: ReplyError) -> bool:
@@ -478,63 +513,49 @@ def _is_replica_now(error: ReplyError) -> bool:
     return any(words in error.text for words in NOT_PRIMARY)
 
 
-def _count_done(lane: Lane, slots: list[int]) -> None:
+def _finish(lane: Lane, slots: list[int]) -> None:
+    lane.bystanders.tell(lane.move, slots)
     lane.donor.slots_left -= len(slots)
     lane.slots_done.extend(slots)
 
 
-def _node_commands(lane: Lane, slots: list[int]) -> list[Command]:
-    return [("CLUSTER", "SETSLOT", slot, "NODE", lane.move.target) for slot in slots]
+class _Epochs(t.NamedTuple):
+    """A node's own epoch, and the highest one that it has heard of."""
+
+    own: int
+    highest: int
 
 
-def _own(lane: Lane, paces: _Paces, slots: list[int]) -> dict[int, ReplyError]:
-    replies = lane.setslots(lane.target, _node_commands(lane, slots), paces.slots)
-    return {s: r for s, r in zip(slots, replies) if isinstance(r, ReplyError)}
+def _epochs(reply: Reply) -> _Epochs:
+    told = parse_info(text(_checked(reply)))
+    return _Epochs(int(told["cluster_my_epoch"]), int(told["cluster_current_epoch"]))
 
 
-def _raise_epoch(lane: Lane) -> None:
-    """Makes sure that the target's claim beats the source's."""
+def _raise_epoch(lane: Lane, own: int, theirs: int) -> None:
+    """Makes sure that the target's claim, at its own epoch, beats the source's, at theirs."""
     for _try in range(3):
-        if _epochs(lane.target)[0] > _epochs(lane.source)[0]:
+        if own > theirs:
             return
         lane.target.call("CLUSTER", "BUMPEPOCH")
+        own = _epochs(lane.target.call(*_INFO)).own
     raise Stopped(
-        f"{lane.name}: the target's epoch stays at or below the source's, its claim may not hold. "
-        "Look at CLUSTER NODES of both, then run it again."
+        f"{lane.name}: the target's epoch {own} stays at or below the source's {theirs}, its claim "
+        "may not hold. Look at CLUSTER NODES of both, then run it again."
     )
 
 
-def _epochs(server: Server) -> tuple[int, int]:
-    """The node's own epoch, and the highest one that it has heard of."""
-    told = parse_info(text(server.call("CLUSTER", "INFO")))
-    return int(told["cluster_my_epoch"]), int(told["cluster_current_epoch"])
-
-
-def _wait_for_epoch(lane: Lane, deadline: float) -> None:
+def _wait_for_epoch(lane: Lane, theirs: int, heard: _Epochs) -> None:
     """Until the target has heard of the source's epoch, which may just have been raised: NODE
     would else give it an equal one, and of two equal ones the engine may raise the source's."""
-    while True:
-        theirs, (own, highest) = _epochs(lane.source)[0], _epochs(lane.target)
-        if highest >= theirs != own:
-            return
+    deadline = time.monotonic() + lane.movement.wait_timeout
+    while not heard.highest >= theirs != heard.own:
         if time.monotonic() > deadline:
             raise Stopped(
                 f"{lane.name}: the target has not heard of the source's epoch {theirs}; it has "
-                f"{own}. The slots are left open: run it again when the two hear each other."
+                f"{heard.own}. The slots are left open: run it again when the two hear each other."
             )
         time.sleep(EPOCH_PAUSE)
-
-
-def _tell_others(lane: Lane, slots: list[int]) -> None:
-    """All other primaries; one that does not take it learns it by gossip."""
-    commands = _node_commands(lane, slots)
-    for node_id, replies in lane.cluster.tell(lane.bystanders, commands).items():
-        errors = [replies] if isinstance(replies, KeyslotError) else replies
-        for error in errors:
-            if isinstance(error, KeyslotError):
-                name = lane.topology.name(node_id)
-                lane.tally.warn(f"{name} could not be told of new owners: {error}")
-                break
+        heard = _epochs(lane.target.call(*_INFO))
 
 
 # --- going on after a loss ----------------------------------------------------------------------
@@ -550,10 +571,10 @@ def _resume(lane: Lane, slots: list[int]) -> list[int]:
     if owned:
         done = sorted(owned)
         with lane.donor.lock:
-            _raise_epoch(lane)
-            lane.source.pipeline(_node_commands(lane, done))
-            _tell_others(lane, done)
-            _count_done(lane, done)
+            own, theirs = (_epochs(s.call(*_INFO)).own for s in (lane.target, lane.source))
+            _raise_epoch(lane, own, theirs)
+            lane.source.pipeline(_setslots(done, "NODE", lane.move.target))
+            _finish(lane, done)
     return [slot for slot in slots if slot not in owned]
 
 
@@ -572,7 +593,10 @@ def wait_for_late_restores(lane: Lane) -> None:
                 return
             reason = f"connections by which keys arrive are still open there: {', '.join(late)}"
         except ReplyError as exc:
-            raise Stopped(f"{lane.name}: {exc}. Grant the user +client|list +client|id.") from None
+            raise Stopped(
+                f"{lane.name} can't go on: {exc}. Its open slots are left as they are; run it "
+                "again when that is mended."
+            ) from None
         except (LostConnection, Unreachable) as exc:
             reason = str(exc)
         time.sleep(0.1)

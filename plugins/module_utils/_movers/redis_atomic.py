@@ -27,16 +27,14 @@ from ansible_collections.keyslot.redis.plugins.module_utils._movers._jobs import
     ranges_of,
 )
 from ansible_collections.keyslot.redis.plugins.module_utils._plan import Move
-from ansible_collections.keyslot.redis.plugins.module_utils._server import (
-    Command,
-    Reply,
-    text,
-    to_map,
-)
+from ansible_collections.keyslot.redis.plugins.module_utils._resp import Command, Reply
+from ansible_collections.keyslot.redis.plugins.module_utils._server import text, to_map
 from ansible_collections.keyslot.redis.plugins.module_utils._topology import Topology
 
 METHOD = "atomic"
 STATUS: Command = ("CLUSTER", "MIGRATION", "STATUS", "ALL")
+# Above 0 while a task is under way.
+ACTIVE = ("cluster_slot_migration_active_tasks",)
 # Refused for its slot number where it is permitted.
 PROBE: Command = ("CLUSTER", "MIGRATION", "IMPORT", 16384, 16384)
 RETRIES = 3

@@ -27,15 +27,14 @@ from ansible_collections.keyslot.redis.plugins.module_utils._movers._jobs import
 )
 from ansible_collections.keyslot.redis.plugins.module_utils._plan import Move
 from ansible_collections.keyslot.redis.plugins.module_utils._repair import databases_of
-from ansible_collections.keyslot.redis.plugins.module_utils._server import (
-    Command,
-    Reply,
-    to_map,
-)
+from ansible_collections.keyslot.redis.plugins.module_utils._resp import Command, Reply
+from ansible_collections.keyslot.redis.plugins.module_utils._server import to_map
 from ansible_collections.keyslot.redis.plugins.module_utils._topology import Topology
 
 METHOD = "atomic"
 STATUS: Command = ("CLUSTER", "GETSLOTMIGRATIONS")
+# Above 0 while a job is under way.
+ACTIVE = ("mem_cluster_slot_import", "mem_cluster_slot_export")
 # Refused for the node's name where it is permitted.
 PROBE: Command = ("CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", 0, 0, "NODE", "permission-probe")
 NONE_LEFT = "No migrations ongoing"

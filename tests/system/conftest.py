@@ -21,7 +21,15 @@ from tests.harness.engines import Engine, EngineUnavailable
 
 AUTO = (*engines.EMBEDDED, "redis-7.0")
 # Files whose tests share a cluster an engine.
-SHARING = ("test_atomic", "test_bad_input", "test_bad_options", "test_harness", "test_invariants")
+SHARING = (
+    "test_atomic",
+    "test_bad_input",
+    "test_bad_options",
+    "test_harness",
+    "test_invariants",
+    "test_inventory",
+    "test_report",
+)
 _counts: dict[str, Counter[str]] = {}
 
 
@@ -44,17 +52,63 @@ def _chosen() -> tuple[list[str], dict[str, EngineUnavailable]]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "engine" in metafunc.fixturenames:
-        metafunc.parametrize("engine", _chosen()[0], indirect=True, scope="session")
+    """`engine` is each chosen one; with `method` beside it, each with the ways to move slots that
+    it has; `able` are those that move slots themselves, `unable` the others. The marker `family`
+    leaves only those of Redis or of Valkey, `stand_for_all` only those that it names, if any of
+    them is chosen."""
+    family = metafunc.definition.get_closest_marker("family")
+    standing = metafunc.definition.get_closest_marker("stand_for_all")
+    names = [name for name in _chosen()[0] if not family or name.startswith(family.args[0])]
+    if standing:
+        names = [name for name in names if name in standing.args] or names
+    lists = {
+        "engine": names,
+        "able": [name for name in names if name in engines.ATOMIC],
+        "unable": [name for name in names if name not in engines.ATOMIC],
+    }
+    if "method" in metafunc.fixturenames:
+        cases = [(name, method) for name in lists.pop("engine") for method in _methods(name)]
+        metafunc.parametrize(("engine", "method"), cases, indirect=["engine"], scope="session")
+    for fixture, found in lists.items():
+        if fixture in metafunc.fixturenames:
+            metafunc.parametrize(fixture, found, indirect=True, scope="session")
+
+
+def _methods(name: str) -> tuple[str, ...]:
+    return ("auto", "atomic", "classic") if name in engines.ATOMIC else ("auto", "classic")
+
+
+def _get(name: str) -> Engine:
+    """The test fails if it cannot be had."""
+    try:
+        return engines.get(name)
+    except EngineUnavailable as error:
+        pytest.fail(str(error), pytrace=False)
 
 
 @pytest.fixture(scope="session")
 def engine(request: pytest.FixtureRequest) -> Engine:
-    """Each chosen engine in turn; the test fails if it cannot be had."""
-    try:
-        return engines.get(request.param)
-    except EngineUnavailable as error:
-        pytest.fail(str(error), pytrace=False)
+    """Each chosen engine in turn."""
+    return _get(request.param)
+
+
+@pytest.fixture(scope="session")
+def able(request: pytest.FixtureRequest) -> Engine:
+    """Each chosen engine that moves slots itself."""
+    return _get(request.param)
+
+
+@pytest.fixture(scope="session")
+def unable(request: pytest.FixtureRequest) -> Engine:
+    """Each chosen engine that does not."""
+    return _get(request.param)
+
+
+@pytest.fixture(scope="session")
+def mixed(request: pytest.FixtureRequest) -> tuple[Engine, Engine]:
+    """A new engine and an old one."""
+    new, old = request.param
+    return _get(new), _get(old)
 
 
 def engine_of(nodeid: str) -> str | None:

@@ -14,10 +14,9 @@ import contextlib
 import os
 import re
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +27,11 @@ from tests.harness import data, engines
 from tests.harness.clients import LiveClients
 from tests.harness.cluster import Cluster, Line, parse_nodes
 from tests.harness.cutting import Cut, Run, start
-from tests.harness.engines import Engine, EngineUnavailable
+from tests.harness.engines import Engine
 from tests.harness.node import Node
 
 pytestmark = pytest.mark.system
 
-ABLE = ("valkey-9.1", "valkey-9.1-tls", "redis-8.6")
 # A cluster of the second is joined by a node of the first.
 MIXED = (
     ("valkey-9.1", "redis-7.0"),
@@ -51,61 +49,21 @@ CHANGING = re.compile(
 HELD_FOR_EVER = 2_000_000_000  # microseconds a key
 
 
-def chosen() -> list[str]:
-    """The engines of KEYSLOT_ENGINES that move slots themselves; the embedded one by default."""
-    words = os.environ.get("KEYSLOT_ENGINES", "").split()
-    if words == ["all"]:
-        return list(ABLE)
-    if words in ([], ["auto"]):
-        return ["valkey-9.1"]
-    return [name for name in ABLE if name in words]
-
-
 def pairs() -> list[tuple[str, str]]:
     """The mixed clusters of the chosen engines; by default, of what can be had."""
-    names = {name.removesuffix("-tls"): name for name in reversed(chosen())}
-    found = [(names[new], old) for new, old in MIXED if new in names]
-    if os.environ.get("KEYSLOT_ENGINES", "").split() not in ([], ["auto"]):
-        return found
-    old = engines.fetch(["redis-7.0"])["redis-7.0"]
-    return [pair for pair in found if pair[1] == "redis-7.0" and isinstance(old, Engine)]
+    words = os.environ.get("KEYSLOT_ENGINES", "").split()
+    if words in ([], ["auto"]):
+        old = engines.fetch(["redis-7.0"])["redis-7.0"]
+        return [MIXED[0]] if isinstance(old, Engine) else []
+    chosen = engines.ATOMIC if words == ["all"] else words
+    names = {name.removesuffix("-tls"): name for name in reversed(chosen)}
+    return [(names[new], old) for new, old in MIXED if new in names]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "able" in metafunc.fixturenames:
-        metafunc.parametrize("able", chosen(), indirect=True, scope="session")
-    if "valkey" in metafunc.fixturenames:
-        names = [name for name in chosen() if name.startswith("valkey")]
-        metafunc.parametrize("valkey", names, indirect=True, scope="session")
     if "mixed" in metafunc.fixturenames:
         ids = [f"{new} beside {old}" for new, old in pairs()]
         metafunc.parametrize("mixed", pairs(), indirect=True, scope="session", ids=ids)
-
-
-def get(name: str) -> Engine:
-    try:
-        return engines.get(name)
-    except EngineUnavailable as error:
-        pytest.fail(str(error), pytrace=False)
-
-
-@pytest.fixture(scope="session")
-def able(request: pytest.FixtureRequest) -> Engine:
-    """Each chosen engine that moves slots itself."""
-    return get(request.param)
-
-
-@pytest.fixture(scope="session")
-def valkey(request: pytest.FixtureRequest) -> Engine:
-    """The same, of Valkey only."""
-    return get(request.param)
-
-
-@pytest.fixture(scope="session")
-def mixed(request: pytest.FixtureRequest) -> tuple[Engine, Engine]:
-    """A new engine and an old one."""
-    new, old = request.param
-    return get(new), get(old)
 
 
 # Clusters
@@ -279,7 +237,7 @@ def me(node: Node) -> Line:
 
 def jobs(node: Node) -> list[dict[str, str]]:
     """All jobs that a node remembers; none on an engine that has no such thing."""
-    if node.engine.release < ((8, 4) if node.engine.family == "redis" else (9, 0)):
+    if not node.engine.atomic:
         return []
     words = ("MIGRATION", "STATUS", "ALL")
     status = words if node.engine.family == "redis" else ("GETSLOTMIGRATIONS",)
@@ -459,9 +417,10 @@ def test_a_target_with_an_old_replica_takes_nothing_the_atomic_way(
         assert in_step is (new.family == old.family == "valkey")
 
 
-def test_with_several_databases_the_classic_way_moves_the_keys_of_all(valkey: Engine) -> None:
+@pytest.mark.family("valkey")
+def test_with_several_databases_the_classic_way_moves_the_keys_of_all(able: Engine) -> None:
     """Valkey's own way can put a write that comes meanwhile into another database."""
-    with Cluster.start(valkey, 3, 0, databases=4) as cluster:
+    with Cluster.start(able, 3, 0, databases=4) as cluster:
         stage = scene(cluster)
         held = {label.partition(b"]")[0] for label in stage.before if label.startswith(b"[db")}
         assert held == {b"[db 1", b"[db 2", b"[db 3"}
@@ -476,53 +435,6 @@ def test_with_several_databases_the_classic_way_moves_the_keys_of_all(valkey: En
         after = data.digest(cluster)
         assert data.compare(stage.before, {n: after[n] for n in stage.before if n in after}) == []
         assert_owned_by(stage, stage.target)
-
-
-# Under load
-
-
-def write_fast(cluster: Cluster, seconds: int = 60) -> subprocess.Popen[str] | None:
-    """The engine's own load generator on all slots; None if it has none."""
-    tool = cluster.engine.benchmark
-    if tool is None:
-        return None
-    node = cluster.nodes[0]
-    words = f"-h {node.host} -p {node.port} --cluster -t set -n 3000000 -c 16 -P 4 -d 100 -r 2 -q"
-    return subprocess.Popen(
-        ["timeout", str(seconds), *tool, *words.split()],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def test_live_writers_on_the_moving_slots_lose_nothing(able: Engine) -> None:
-    """2,048 of S's 2,100 slots move under the engine's own load generator, where it has one, and
-    under clients that know what was acknowledged. Which way it ends up with is free."""
-    with Cluster.start(able, 3, 1, slots=["0-2099", "2100-9000", "9001-16383"]) as cluster:
-        source, other, target = cluster.nodes[:3]
-        for slot in range(0, 2048, 8):
-            data.seed_slot(cluster, slot, 20, value_bytes=200)
-        before = data.digest(cluster)
-        stage = Scene(cluster, source, target, other, tuple(range(2048)), before)
-        with LiveClients(cluster, 2, 1, slots=["0-2047"]) as clients:
-            load = write_fast(cluster)
-            time.sleep(1)
-            written = clients.writes
-            result = migrate(stage).result()
-            assert clients.writes > written
-            if load:
-                assert load.poll() is None, f"the load ended early: {load.communicate()[0]}"
-                load.terminate()
-                load.wait()
-        assert not result.get("failed"), result["msg"]
-        assert result["finished"] is True
-        assert {move["method"] for move in result["moves"]} <= {"atomic", "classic"}
-        cluster.wait_healthy(20)
-        assert_owned_by(stage, target)
-        assert clients.lost() == []
-        after = data.digest(cluster)
-        assert data.compare(before, {name: after[name] for name in before if name in after}) == []
 
 
 # Death in mid-job
@@ -569,6 +481,31 @@ def test_after_the_death_of_the_source_the_next_run_takes_from_its_replica(
     assert_failed(result, stage.source.address)
     stage.source.restart()
     assert_next_run_ends_it(stage)
+
+
+@pytest.mark.parametrize("how", ["failover", "death"])
+def test_after_a_takeover_by_the_targets_replica_the_slots_go_to_that(
+    cluster: Cluster, how: str
+) -> None:
+    stage = scene(cluster)
+    heir = replica_of(cluster, stage.target)
+    with in_mid_job(stage, wait_timeout=6) as attempt:
+        if how == "death":
+            stage.target.kill()
+        else:
+            heir.call("CLUSTER", "FAILOVER")
+        wait_until(lambda: "master" in me(heir).flags, "the replica has taken over")
+        result = attempt.result()
+    if how == "death":
+        stage.target.restart()
+    cluster.wait_healthy(30)
+    assert_failed(result, stage.target.address)
+    assert_whole(stage)
+    assert_owned_by(stage, stage.source)
+    assert_failed(migrate(stage).result(), stage.target.address, "replica", heir.address)
+    following = replace(stage, target=heir)
+    assert_success(migrate(following).result(), "atomic")
+    assert_moved(following)
 
 
 def test_after_the_death_of_the_target_the_next_run_starts_anew(cluster: Cluster) -> None:
@@ -648,6 +585,47 @@ def test_somebody_elses_job_of_the_same_goal_is_adopted(cluster: Cluster) -> Non
         assert_adopted(stage)
 
 
+@contextlib.contextmanager
+def failing_imports(stage: Scene, target: Node) -> Iterator[None]:
+    """An import by hand for the scene's slots, which fails and is tried again for ever."""
+    target.call("DEBUG", "ASM-FAILPOINT", "import-main-channel", "connecting")
+    try:
+        start_by_hand(stage, target)
+        wait_until(lambda: any(int(job["retries"]) > 3 for job in jobs(target)), "retries")
+        yield
+    finally:
+        target.call("DEBUG", "ASM-FAILPOINT", "", "")
+
+
+@pytest.mark.family("redis")
+def test_a_failing_import_of_another_goal_is_named_and_left_alone(cluster: Cluster) -> None:
+    stage = scene(cluster)
+    with failing_imports(stage, stage.other):
+        refused = migrate(stage)
+        assert_failed(refused.result(), stage.other.address, "Nothing was changed", "cancel")
+        assert changes(refused.trace) == []
+        assert under_way(cluster) != []
+        stage.other.call("CLUSTER", "MIGRATION", "CANCEL", "ALL")
+        assert_success(migrate(stage).result(), "atomic")
+    assert_moved(stage)
+
+
+@pytest.mark.family("redis")
+def test_a_failing_import_of_the_same_goal_is_not_waited_for(cluster: Cluster) -> None:
+    """It is cancelled, and its slots go the classic way if that may be."""
+    stage = scene(cluster)
+    with failing_imports(stage, stage.target):
+        assert_failed(migrate(stage, method="atomic").result(), "set method to", "failed")
+        assert under_way(cluster) == []
+        assert_owned_by(stage, stage.source)
+        wait_until(lambda: not under_way(cluster), "no job", 5)
+    with failing_imports(stage, stage.target):
+        result = migrate(stage).result()
+    assert "classic" in str(result["warnings"])
+    assert_success(result, "classic")
+    assert_moved(stage)
+
+
 # Limits of time
 
 
@@ -697,8 +675,9 @@ def test_a_slow_job_that_gets_on_is_not_given_up(cluster: Cluster) -> None:
 # When the atomic way can't be taken
 
 
-def test_where_the_source_cannot_log_in_the_classic_way_is_taken(valkey: Engine) -> None:
-    with Cluster.start(valkey, 3, 0, password="sesame") as cluster:
+@pytest.mark.family("valkey")
+def test_where_the_source_cannot_log_in_the_classic_way_is_taken(able: Engine) -> None:
+    with Cluster.start(able, 3, 0, password="sesame") as cluster:
         stage = scene(cluster, 5)
         stage.source.call("CONFIG", "SET", "primaryauth", "wrong")
         result = migrate(stage).result()
@@ -722,24 +701,101 @@ def test_where_the_job_fails_again_and_again_the_classic_way_is_taken(able: Engi
         assert_moved(stage)
 
 
+LOGIN = {"login_user": "mover", "login_password": "sesame"}
+
+
+@contextlib.contextmanager
+def mover(cluster: Cluster, *rules: str) -> Iterator[None]:
+    """A user who may do everything but for these rules."""
+    for node in cluster.nodes:
+        node.call("ACL", "SETUSER", "mover", "on", ">sesame", "~*", "+@all", *rules)
+    try:
+        yield
+    finally:
+        for node in cluster.nodes:
+            node.call("ACL", "DELUSER", "mover")
+
+
 def test_where_the_user_may_not_the_classic_way_is_taken(cluster: Cluster) -> None:
     stage = scene(cluster, 5)
-    for node in cluster.nodes:
-        rules = ("on", ">sesame", "~*", "+@all", f"-{COMMAND[stage.family]}")
-        node.call("ACL", "SETUSER", "mover", *rules)
-    login = {"login_user": "mover", "login_password": "sesame"}
-    refused = migrate(stage, **login, method="atomic")
-    assert_failed(refused.result(), "may not run", "Nothing was changed")
-    assert changes(refused.trace) == []
-    for node in cluster.nodes:
-        # Else MIGRATE would have to log in as a user whom the target does not know either.
-        assert b"mover" in node.call("ACL", "USERS")
-    result = migrate(stage, **login).result()
+    with mover(cluster, f"-{COMMAND[stage.family]}"):
+        refused = migrate(stage, **LOGIN, method="atomic")
+        assert_failed(refused.result(), "may not run", "Nothing was changed")
+        assert changes(refused.trace) == []
+        result = migrate(stage, **LOGIN).result()
     assert_success(result, "classic")
     assert "may not run" in str(result["warnings"])
-    for node in cluster.nodes:
-        node.call("ACL", "DELUSER", "mover")
     assert_moved(stage)
+
+
+@pytest.mark.family("valkey")
+def test_where_the_user_may_not_look_at_jobs_the_classic_way_is_taken(cluster: Cluster) -> None:
+    stage = scene(cluster, 5)
+    with mover(cluster, "-cluster|getslotmigrations"):
+        refused = migrate(stage, **LOGIN, method="atomic")
+        assert_failed(refused.result(), "may not run CLUSTER GETSLOTMIGRATIONS")
+        assert changes(refused.trace) == []
+        result = migrate(stage, **LOGIN).result()
+        assert "may not run CLUSTER GETSLOTMIGRATIONS" in str(result["warnings"])
+        assert_success(result, "classic")
+    assert_moved(stage)
+
+
+def test_where_jobs_cannot_be_seen_the_run_stops_for_one_that_is_under_way(
+    cluster: Cluster,
+) -> None:
+    """Else a marker on T would make it ignore that O gets the slots."""
+    stage = scene(cluster)
+    denied = {"redis": "-cluster|migration", "valkey": "-cluster|getslotmigrations"}
+    with mover(cluster, denied[stage.family]), slow_snapshots(stage.source):
+        start_by_hand(stage, stage.other)
+        wait_until(lambda: under_way(cluster) != [], "a job under way")
+        refused = migrate(stage, **LOGIN)
+        assert_failed(refused.result(), "does not say which", "grant", "Nothing was changed")
+        assert changes(refused.trace) == []
+    wait_until(lambda: under_way(cluster) == [], "the end of the job")
+    assert_whole(stage)
+    assert_owned_by(stage, stage.other)
+
+
+def test_a_right_lost_in_mid_job_is_named_and_the_next_run_adopts_the_job(
+    cluster: Cluster,
+) -> None:
+    stage = scene(cluster)
+    denied = {"redis": "cluster|migration", "valkey": "cluster|getslotmigrations"}[stage.family]
+    with mover(cluster), in_mid_job(stage, micros=4000, **LOGIN) as attempt:
+        for node in cluster.nodes:
+            node.call("ACL", "SETUSER", "mover", f"-{denied}")
+        assert_failed(attempt.result(), f"grant the user +{denied}", stage.asked.address)
+        assert under_way(cluster) != []
+        assert_adopted(stage)
+
+
+@pytest.mark.family("valkey")
+def test_where_the_user_may_not_cancel_the_job_goes_on_and_the_run_says_so(
+    cluster: Cluster,
+) -> None:
+    stage = scene(cluster)
+    with mover(cluster, "-cluster|cancelslotmigrations"):
+        with in_mid_job(stage, micros=4000, max_seconds=1, **LOGIN) as attempt:
+            assert_failed(attempt.result(), "grant the user +cluster|cancelslotmigrations")
+            assert under_way(cluster) != []
+        assert_adopted(stage)
+
+
+def test_where_neither_way_can_be_taken_nothing_is_left_half_done(able: Engine) -> None:
+    """Jobs fail because the snapshot stands still; the user may not MIGRATE."""
+    with Cluster.start(able, 3, 0, config={"repl-timeout": 2}) as cluster:
+        stage = scene(cluster, 5)
+        with mover(cluster, "-migrate"), slow_snapshots(stage.source, micros=3_500_000):
+            attempt = migrate(stage, **LOGIN)
+            result = attempt.result()
+        wake_children(stage.source)
+        words = ("atomic migration", "The classic way can't be taken either", "may not run migrate")
+        assert_failed(result, *words, stage.source.address)
+        assert [line for line in changes(attempt.trace) if "SETSLOT" in line] == []
+        assert_whole(stage)
+        assert_owned_by(stage, stage.source)
 
 
 def test_an_open_slot_of_the_goal_is_finished_first_and_the_rest_is_atomic(
@@ -765,6 +821,57 @@ def test_slots_can_be_moved_back_at_once(cluster: Cluster) -> None:
     for target in (stage.target, stage.source, stage.target):
         assert_success(migrate(stage, target=target.id).result(), "atomic")
     assert_moved(stage)
+
+
+@contextlib.contextmanager
+def slow_trims(node: Node, micros: int) -> Iterator[None]:
+    """Keys of slots that it has given away go one by one, each so late."""
+    node.call("DEBUG", "ASM-TRIM-METHOD", "active", micros)
+    try:
+        yield
+    finally:
+        node.call("DEBUG", "ASM-TRIM-METHOD", "default")
+
+
+def trims(node: Node) -> bool:
+    return node.info("cluster-state")["cluster_slot_migration_active_trim_running"] != "0"
+
+
+@pytest.mark.family("redis")
+def test_slots_that_are_still_being_trimmed_come_back_when_that_is_done(cluster: Cluster) -> None:
+    stage = scene(cluster)
+    back = {"target": stage.source.id}
+    with slow_trims(stage.source, 10_000):
+        assert_success(migrate(stage).result(), "atomic")
+        assert trims(stage.source)
+        impatient = migrate(stage, **back, wait_timeout=2).result()
+        assert_failed(impatient, "no progress for 2 s", stage.source.address)
+        assert trims(stage.source)
+        assert under_way(cluster) == []
+        assert_owned_by(stage, stage.target)
+        assert_success(migrate(stage, **back).result(), "atomic")
+        assert not trims(stage.source)
+    assert_whole(stage)
+    assert_owned_by(stage, stage.source)
+
+
+@pytest.mark.family("redis")
+def test_slots_that_are_still_being_trimmed_do_not_come_back_the_classic_way(
+    cluster: Cluster,
+) -> None:
+    stage = scene(cluster)
+    back = {"target": stage.source.id, "method": "classic"}
+    with slow_trims(stage.source, 10_000):
+        assert_success(migrate(stage).result(), "atomic")
+        refused = migrate(stage, **back, wait_timeout=2).result()
+        assert_failed(refused, "pending trim", stage.source.address)
+        assert trims(stage.source)
+        assert_whole(stage)
+        assert_owned_by(stage, stage.target)
+        wait_until(lambda: not trims(stage.source), "the old keys are gone")
+        assert_success(migrate(stage, **back).result(), "classic")
+    assert_whole(stage)
+    assert_owned_by(stage, stage.source)
 
 
 def test_a_drained_primary_stays_one_and_keeps_its_replica(able: Engine) -> None:

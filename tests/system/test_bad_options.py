@@ -34,7 +34,7 @@ from tests.harness.refusal import (
     wishes,
 )
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.stand_for_all("valkey-9.1", "redis-7.0")]
 
 PASSWORD = "secret-4711"
 NOBODY = "f" * 40

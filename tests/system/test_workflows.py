@@ -3,7 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What users do with the collection, on running clusters whose clients must not notice.
 
-Each test is the life story of one cluster. `unharmed` is what all of them claim.
+Each test is the life story of one cluster. `unharmed` is what all of them claim. Those in which
+slots move are told once for each `method` that the engine has.
 """
 
 from __future__ import annotations
@@ -109,9 +110,21 @@ def succeed(name: str, cluster: Cluster, *, check: bool = False, **options: Any)
     return result
 
 
-def outline(moves: list[dict[str, Any]]) -> list[tuple[str, str, list[str]]]:
-    """Source, target and slots of moves, in an order that can be compared."""
-    return sorted((move["source"], move["target"], move["slots"]) for move in moves)
+def outline(moves: list[dict[str, Any]]) -> list[tuple[str, str, str, list[str]]]:
+    """The way, source, target and slots of moves, in an order that can be compared."""
+    return sorted((move["method"], move["source"], move["target"], move["slots"]) for move in moves)
+
+
+def way(engine: Engine, method: str) -> str:
+    """The way that slots are to go by this method."""
+    if method == "auto":
+        return "atomic" if engine.atomic else "classic"
+    return method
+
+
+def ways(*done: Play) -> set[str]:
+    """The ways that slots went."""
+    return {move["method"] for play in done for move in play.moves()}
 
 
 def mover(done: Play) -> dict[str, Any]:
@@ -174,14 +187,14 @@ def wait_for(condition: Callable[[], bool], what: str) -> None:
 # The stories
 
 
-def test_a_primary_joins_and_another_one_leaves(engine: Engine) -> None:
+def test_a_primary_joins_and_another_one_leaves(engine: Engine, method: str) -> None:
     with Cluster.start(engine, 3, 1, spare=1) as cluster:
         seed(cluster, KEYS)
         new, leaving, orphan = cluster.spares[0], cluster.nodes[1], cluster.nodes[4]
         assert primary_of(cluster, orphan) is leaving
 
         owned = cluster.ownership()
-        add = {"add_node_nodes": [new.address]}
+        add = {"add_node_nodes": [new.address], "keyslot_method": method}
         with unharmed(cluster, members=7):
             planned = play("add_node", cluster, add, "--check", "--diff")
             assert cluster.ownership() == owned
@@ -189,6 +202,7 @@ def test_a_primary_joins_and_another_one_leaves(engine: Engine) -> None:
             assert_on_its_own(new)
             done = play("add_node", cluster, add)
         assert outline(planned.moves()) == outline(done.moves())
+        assert ways(done) == {way(engine, method)}
         assert {move["target"] for move in done.moves()} == {new.id}
         assert {move["source"] for move in done.moves()} == set(owned)
         assert f"\n+{new.address}" in planned.output
@@ -200,7 +214,7 @@ def test_a_primary_joins_and_another_one_leaves(engine: Engine) -> None:
         owned = cluster.ownership()
         takers = [cluster.nodes[0], cluster.nodes[2], new]
         syncs = full_syncs([*takers, leaving, orphan])
-        remove = {"remove_node_nodes": [leaving.address]}
+        remove = {"remove_node_nodes": [leaving.address], "keyslot_method": method}
         leaving_id = leaving.id
         with unharmed(cluster, members=6):
             planned = play("remove_node", cluster, remove, "--check", "--diff")
@@ -208,6 +222,7 @@ def test_a_primary_joins_and_another_one_leaves(engine: Engine) -> None:
             assert leaving in cluster.members()
             done = play("remove_node", cluster, remove)
         assert outline(planned.moves()) == outline(done.moves())
+        assert ways(done) == {way(engine, method)}
         assert {move["source"] for move in done.moves()} == {leaving_id}
         assert f"\n-{leaving.address}" in planned.output
         assert f"\n+{leaving.address}" in planned.output
@@ -282,54 +297,57 @@ def all_say_failed(cluster: Cluster, node_id: str) -> bool:
     return all("fail" in line.flags for lines in views for line in lines if line.id == node_id)
 
 
-def test_slots_are_shared_out_as_asked(engine: Engine) -> None:
+def test_slots_are_shared_out_as_asked(engine: Engine, method: str) -> None:
     shares = ["0-5999", "6000-11499", "11500-16383", ""]
     with Cluster.start(engine, 4, 1, slots=shares) as cluster:
         seed(cluster, KEYS)
         one, two, three, empty = cluster.nodes[:4]
         owned = cluster.ownership()
-        capped = {"rebalance_max_slots": 300}
+        by = {"keyslot_method": method}
+        capped = {**by, "rebalance_max_slots": 300}
         with unharmed(cluster, members=8):
             near = play("rebalance", cluster, {"rebalance_threshold": 15})
             assert not near.changed
             assert cluster.ownership() == owned
 
             planned = play("rebalance", cluster, capped, "--check", "--diff")
-            rounds = [mover(play("rebalance", cluster, capped))]
-            assert outline(planned.moves()) == outline(rounds[0]["moves"])
-            while not rounds[-1]["finished"]:
+            rounds = [play("rebalance", cluster, capped)]
+            assert outline(planned.moves()) == outline(rounds[0].moves())
+            while not mover(rounds[-1])["finished"]:
                 assert len(rounds) < 4
-                rounds.append(mover(play("rebalance", cluster, capped)))
+                rounds.append(play("rebalance", cluster, capped))
         # 39 slots of `two` and 538 of `one` are above their share.
-        assert [found["slots_moved"] for found in rounds] == [300, 277]
-        assert [found["slots_left"] for found in rounds] == [277, 0]
+        assert [mover(done)["slots_moved"] for done in rounds] == [300, 277]
+        assert [mover(done)["slots_left"] for done in rounds] == [277, 0]
+        assert ways(*rounds) == {way(engine, method)}
         assert sorted(slot_counts(cluster).values()) == [5461, 5461, 5462]
         assert empty not in slot_counts(cluster)
         assert not play("rebalance", cluster, capped).changed
 
         # As text, from a survey. A little to one, then a little to the empty one.
-        heavy = {"rebalance_weights": f'[{{"node": "{one.address}", "weight": 1.1}}]'}
+        heavy = {**by, "rebalance_weights": f'[{{"node": "{one.address}", "weight": 1.1}}]'}
         light = [{"node": node.address, "weight": 20} for node in (one, two, three)]
-        filled = {"rebalance_use_empty_primaries": True, "rebalance_weights": light}
+        filled = {**by, "rebalance_use_empty_primaries": True, "rebalance_weights": light}
         with unharmed(cluster, members=8):
-            play("rebalance", cluster, heavy)
+            done = [play("rebalance", cluster, heavy)]
             assert slot_counts(cluster) == {one: 5814, two: 5285, three: 5285}
             weights = [{"node": one.id, "weight": 1.1}]
             assert not succeed("redis_cluster_rebalance", cluster, weights=weights)["changed"]
-            play("rebalance", cluster, filled)
+            done.append(play("rebalance", cluster, filled))
             counts = slot_counts(cluster)
             assert counts.pop(empty) in (268, 269)
             assert set(counts.values()) <= {5371, 5372}
             again: Options = {"weights": light, "use_empty_primaries": True}
             assert not succeed("redis_cluster_rebalance", cluster, **again)["changed"]
 
-        drained = {"rebalance_drain": empty.id[:8]}
+        drained = {**by, "rebalance_drain": empty.id[:8]}
         syncs = full_syncs(cluster.members())
         followers = {node: primary_of(cluster, node) for node in cluster.replicas()}
         with unharmed(cluster, members=8):
-            play("rebalance", cluster, drained)
+            done.append(play("rebalance", cluster, drained))
             result = succeed("redis_cluster_rebalance", cluster, drain=[empty.address])
             assert not result["changed"]
+        assert ways(*done) == {way(engine, method)}
         counts = slot_counts(cluster)
         assert set(counts) == {one, two, three}
         assert sum(counts.values()) == SLOTS
@@ -339,59 +357,68 @@ def test_slots_are_shared_out_as_asked(engine: Engine) -> None:
         assert growth(syncs, cluster.members()) == {}
 
 
-def test_named_slots_move_with_all_their_keys(engine: Engine) -> None:
-    """In all databases, where the engine has several in a cluster."""
-    databases = 4 if engine.family == "valkey" and engine.release >= (9, 0) else None
+def test_named_slots_move_with_all_their_keys(engine: Engine, method: str) -> None:
+    """In all databases, where the engine has several in a cluster and goes the classic way."""
+    went = way(engine, method)
+    several = went == "classic" and engine.family == "valkey" and engine.release >= (9, 0)
+    databases = 4 if several else None
     with Cluster.start(engine, 3, 1, databases=databases) as cluster:
         names = seed(cluster, KEYS)
         used = {name[:6] for name in names if name.startswith(b"[db ")}
         assert used == {b"[db %d]" % number for number in range(1, databases or 1)}
         one, two, three = cluster.nodes[:3]
 
-        ours: Options = {"slots": ["0-99", "200", "5300-5460"], "target": three.address}
+        named = ["0-99", "200", "5300-5460"]
+        ours: Options = {"slots": named, "target": three.address, "method": method}
         with unharmed(cluster, members=6):
             refused = module("redis_slot_migrate", cluster, **ours, source=two.id)
             assert refused["failed"]
             assert two.address in refused["msg"]
             assert slot_counts(cluster)[one] == 5461
             done = succeed("redis_slot_migrate", cluster, **ours, source=one.id)
-        assert outline(done["moves"]) == [(one.id, three.id, ours["slots"])]
+        assert outline(done["moves"]) == [(went, one.id, three.id, named)]
         assert (done["changed"], done["slots_moved"], done["finished"]) == (True, 262, True)
-        assert cluster.ownership()[three.id] == ["0-99", "200", "5300-5460", "10923-16383"]
+        assert cluster.ownership()[three.id] == [*named, "10923-16383"]
         again = succeed("redis_slot_migrate", cluster, **ours, source=one.id)
         assert (again["changed"], again["moves"]) == (False, [])
 
-        plan = succeed("redis_cluster_rebalance", cluster, check=True)
+        plan = succeed("redis_cluster_rebalance", cluster, check=True, method=method)
         assert (plan["slots_moved"], plan["changed"]) == (0, True)
+        planned: Options = {"moves": plan["moves"], "method": method}
         with unharmed(cluster, members=6):
-            done = succeed("redis_slot_migrate", cluster, moves=plan["moves"])
+            done = succeed("redis_slot_migrate", cluster, **planned)
         assert outline(done["moves"]) == outline(plan["moves"])
-        assert not succeed("redis_slot_migrate", cluster, moves=plan["moves"])["changed"]
+        assert {move["method"] for move in done["moves"]} == {went}
+        assert not succeed("redis_slot_migrate", cluster, **planned)["changed"]
         assert not succeed("redis_cluster_rebalance", cluster, threshold=0)["changed"]
 
         big = big_key(three)
         slot = slot_of(big)
-        moving: Options = {
-            "slots": [str(slot)],
-            "target": one.id,
-            "big_key_bytes": 100_000,
-            "method": "classic",
-        }
+        moving: Options = {"slots": [str(slot)], "target": one.id, "method": method}
         owned = cluster.ownership()
         with unharmed(cluster, members=6):
-            refused = module("redis_slot_migrate", cluster, **moving)
-            assert refused["failed"]
-            assert big.decode() in refused["msg"]
-            assert not refused["changed"]
-            assert cluster.problems() == []
-            assert cluster.ownership() == owned
-            assert succeed("redis_slot_migrate", cluster, **{**moving, "big_key_bytes": 0})[
-                "changed"
-            ]
+            limited = module("redis_slot_migrate", cluster, **moving, big_key_bytes=100_000)
+            if went == "classic":
+                assert limited["failed"]
+                assert big.decode() in limited["msg"]
+                assert not limited["changed"]
+                assert cluster.problems() == []
+                assert cluster.ownership() == owned
+                limited = succeed("redis_slot_migrate", cluster, **moving, big_key_bytes=0)
+            assert not limited.get("failed"), limited
+            assert limited["changed"]
         assert cluster.slot_owners()[slot] is one
 
-        # The classic way, slowly, so that the time is over before the work is.
-        many: Options = {"slots": ["0-99", "1000-2899"], "target": two.id, "method": "classic"}
+
+def test_a_classic_move_that_runs_out_of_time_goes_on_in_the_next_run(engine: Engine) -> None:
+    """Slowly, so that the time is over before the work is."""
+    with Cluster.start(engine, 3, 1) as cluster:
+        seed(cluster, KEYS)
+        many: Options = {
+            "slots": ["0-99", "1000-2899"],
+            "target": cluster.nodes[1].id,
+            "method": "classic",
+        }
         limit, runs = 0.3, list[dict[str, Any]]()
         with unharmed(cluster, members=6):
             while not runs or not runs[-1]["finished"]:
@@ -405,6 +432,35 @@ def test_named_slots_move_with_all_their_keys(engine: Engine) -> None:
         assert moved[-1] == 2000
         assert [run["slots_left"] for run in runs] == [2000 - count for count in moved]
         assert not succeed("redis_slot_migrate", cluster, **many)["changed"]
+
+
+def test_the_atomic_way_is_refused_where_the_engine_has_none(unable: Engine) -> None:
+    """By every module that moves slots, in check mode too; a run that moves none needs no way."""
+    with Cluster.start(unable, 3, 0) as cluster:
+        seed(cluster, 300)
+        one, two, _three = cluster.nodes
+        command = "MIGRATION" if unable.family == "redis" else "MIGRATESLOTS"
+        lack = f"({unable.family} {unable.version}) has no CLUSTER {command}"
+        given: Options = {"slots": ["0-9"], "target": two.id}
+        drained: Options = {"drain": [one.id]}
+        with unharmed(cluster, members=3):
+            for name, wish in (
+                ("redis_slot_migrate", given),
+                ("redis_cluster_rebalance", drained),
+            ):
+                for check in (False, True):
+                    result = module(name, cluster, check=check, method="atomic", **wish)
+                    assert result["failed"]
+                    assert one.address in result["msg"]
+                    assert lack in result["msg"]
+                    assert "Nothing was changed" in result["msg"]
+                    assert (result["changed"], result["moves"]) == (False, [])
+            assert slot_counts(cluster)[one] == 5461
+            done = succeed("redis_slot_migrate", cluster, **given)
+            assert [move["method"] for move in done["moves"]] == ["classic"]
+            assert done.get("warnings", []) == []
+            again = succeed("redis_slot_migrate", cluster, method="atomic", **given)
+            assert not again["changed"]
 
 
 def big_key(owner: Node) -> bytes:

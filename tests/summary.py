@@ -64,7 +64,7 @@ def run(stage: str, what: str, command: list[str]) -> int:
             nothing_ran = nothing_ran or line.strip() == _ANSIBLE_TEST_NOTHING_RAN
             closing = _PYTEST_CLOSING.match(line)
             if closing:
-                counts = closing.group(1)
+                counts += f"{' + ' if counts else ''}{closing.group(1)}"
     seconds = f"{time.monotonic() - started:.0f} s"
     detail = f"{counts}, {seconds}" if counts else seconds
     if process.returncode == _PYTEST_NOTHING_COLLECTED and counts == "no tests ran":

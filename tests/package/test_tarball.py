@@ -15,6 +15,12 @@ import pytest
 from tests.package.tools import ROOT, run
 
 MODULES = sorted(path.stem for path in ROOT.glob("plugins/modules/*.py"))
+PLUGINS = [
+    ("inventory", "redis_cluster", "hostnames"),
+    ("filter", "keyslot", "encoding"),
+    ("filter", "slot_ranges", "expand"),
+    ("filter", "report_data", "before"),
+]
 
 WRITTEN_BY_THE_BUILD = {"MANIFEST.json", "FILES.json"}
 FOLDERS = {"LICENSES", "changelogs", "docs", "meta", "playbooks", "plugins", "roles"}
@@ -44,6 +50,11 @@ def test_holds_the_licence(names: list[str]) -> None:
 @pytest.mark.parametrize("part", ["tests", "benchmarks", "__pycache__", "fragments"])
 def test_holds_no_such_folder_at_any_depth(names: list[str], part: str) -> None:
     assert [name for name in names if part in name.split("/")] == []
+
+
+def test_holds_nothing_of_the_benchmarks_but_their_page(names: list[str]) -> None:
+    found = [name for name in names if "benchmarks" in name]
+    assert found == ["docs/docsite/rst/benchmarks.rst"]
 
 
 def test_holds_no_hidden_file(names: list[str]) -> None:
@@ -80,3 +91,30 @@ def test_documentation_of_every_module_shows_from_the_installed_copy(installed: 
         assert parts["doc"]["options"].get("login_host"), name
         assert parts["examples"], name
         assert parts["return"], name
+
+
+@pytest.mark.parametrize(("kind", "name", "option"), PLUGINS)
+def test_documentation_of_every_plugin_shows_from_the_installed_copy(
+    installed: Path, kind: str, name: str, option: str
+) -> None:
+    full = f"keyslot.redis.{name}"
+    parts = json.loads(run(installed, "ansible-doc", "--json", "-t", kind, full))[full]
+    assert parts["doc"]["filename"].startswith(str(installed))
+    assert parts["doc"]["options"].get(option)
+    assert parts["examples"]
+
+
+def test_no_inventory_or_filter_plugin_is_left_out_above() -> None:
+    found = {
+        (kind, path.stem)
+        for kind in ("inventory", "filter")
+        for path in ROOT.glob(f"plugins/{kind}/*.py")
+    }
+    assert found == {(kind, name) for kind, name, _option in PLUGINS}
+
+
+def test_documentation_of_every_role_shows_from_the_installed_copy(installed: Path) -> None:
+    names = sorted(f"keyslot.redis.{path.name}" for path in (ROOT / "roles").iterdir())
+    shown = json.loads(run(installed, "ansible-doc", "--json", "-t", "role", *names))
+    assert sorted(shown) == names
+    assert all(role["entry_points"]["main"]["options"] for role in shown.values())

@@ -346,7 +346,9 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.demo")
     parser.add_argument("--keys", type=int, default=KEYS, help=f"default {KEYS}")
     options = parser.parse_args(arguments)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # A shell starts what it puts into the background with SIGINT ignored.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     if os.access(IN_MEMORY, os.W_OK):
         os.environ.setdefault(processes.FOLDERS_VARIABLE, IN_MEMORY)
     try:

@@ -66,7 +66,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         "able": [name for name in names if name in engines.ATOMIC],
         "unable": [name for name in names if name not in engines.ATOMIC],
     }
-    if "method" in metafunc.fixturenames:
+    if {"engine", "method"} <= set(metafunc.fixturenames):
         cases = [(name, method) for name in lists.pop("engine") for method in _methods(name)]
         metafunc.parametrize(("engine", "method"), cases, indirect=["engine"], scope="session")
     for fixture, found in lists.items():

@@ -766,7 +766,7 @@ def test_a_right_lost_in_mid_job_is_named_and_the_next_run_adopts_the_job(
     with mover(cluster), in_mid_job(stage, micros=4000, **LOGIN) as attempt:
         for node in cluster.nodes:
             node.call("ACL", "SETUSER", "mover", f"-{denied}")
-        assert_failed(attempt.result(), f"grant the user +{denied}", stage.asked.address)
+        assert_failed(attempt.result(), f"grant the user 'mover' +{denied}", stage.asked.address)
         assert under_way(cluster) != []
         assert_adopted(stage)
 
@@ -778,7 +778,7 @@ def test_where_the_user_may_not_cancel_the_job_goes_on_and_the_run_says_so(
     stage = scene(cluster)
     with mover(cluster, "-cluster|cancelslotmigrations"):
         with in_mid_job(stage, micros=4000, max_seconds=1, **LOGIN) as attempt:
-            assert_failed(attempt.result(), "grant the user +cluster|cancelslotmigrations")
+            assert_failed(attempt.result(), "user 'mover' +cluster|cancelslotmigrations")
             assert under_way(cluster) != []
         assert_adopted(stage)
 
@@ -791,7 +791,7 @@ def test_where_neither_way_can_be_taken_nothing_is_left_half_done(able: Engine) 
             attempt = migrate(stage, **LOGIN)
             result = attempt.result()
         wake_children(stage.source)
-        words = ("atomic migration", "The classic way can't be taken either", "may not run migrate")
+        words = ("atomic migration", "The classic way can't be taken either", "may not run MIGRATE")
         assert_failed(result, *words, stage.source.address)
         assert [line for line in changes(attempt.trace) if "SETSLOT" in line] == []
         assert_whole(stage)

@@ -419,7 +419,7 @@ def test_a_classic_move_that_runs_out_of_time_goes_on_in_the_next_run(engine: En
             "target": cluster.nodes[1].id,
             "method": "classic",
         }
-        limit, runs = 0.3, list[dict[str, Any]]()
+        limit, runs = 0.05, list[dict[str, Any]]()
         with unharmed(cluster, members=6):
             while not runs or not runs[-1]["finished"]:
                 assert limit < 100

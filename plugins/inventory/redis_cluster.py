@@ -167,11 +167,11 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
         names: dict[str, str] = {}
         for node in nodes:
             name = self._name(node)
-            if name in names.values():
+            other = next((known for known, taken in names.items() if taken == name), None)
+            if other:
                 raise AnsibleParserError(
-                    f"the name '{name}' stands for two nodes, {node['id']} and another one: "
-                    "make the expressions in hostnames tell them apart, by keyslot_node_port "
-                    "for example."
+                    f"the name '{name}' stands for two nodes, {other} and {node['id']}: make the "
+                    "expressions in hostnames tell them apart, by keyslot_node_port for example."
                 )
             names[node["id"]] = name
         for node in nodes:

@@ -1,8 +1,8 @@
 # Copyright (c) 2026, keyslot.redis contributors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The three files that the README gives to an AWX project, with the collection installed beside them
-as AWX and ansible-builder do it."""
+"""The three files that the README gives to an AWX project, with the collection installed beside
+them as AWX and ansible-builder do it."""
 
 from __future__ import annotations
 

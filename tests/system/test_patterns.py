@@ -82,6 +82,21 @@ def test_the_survey_asks_for_every_variable_of_the_role(template: dict[str, Any]
         assert f"{name} " in playbook, name
 
 
+@pytest.mark.parametrize("role", ROLES)
+def test_what_has_to_be_answered_is_asked_for_before_anything_else(role: str) -> None:
+    play = run_playbook(str(FOLDER / f"playbooks/{role}.yml"), {})
+    assert play.code != 0
+    assert [name for name, _result in play.results] == [
+        "Check them against the argument spec of this playbook"
+    ]
+    required = [
+        name for name, q in questions(TEMPLATES[ROLES.index(role)]).items() if q["required"]
+    ]
+    assert "keyslot_login_host" in required
+    assert "missing required arguments" in play.output
+    assert "keyslot_login_host" in play.output
+
+
 def shares(cluster: Cluster) -> list[int]:
     owned = (parse_ranges(ranges) for ranges in cluster.ownership().values())
     return sorted(count for count in map(count_slots, owned) if count)

@@ -7,6 +7,7 @@ their answers, which are all text, do what they say?"""
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,39 @@ def test_the_pattern_is_named_like_its_folder_and_has_one_primary_template() -> 
     assert playbooks == {template["playbook"] for template in TEMPLATES} | metas
     labels = set(PATTERN["aap_resources"]["controller_labels"])
     assert all(set(template["labels"]) <= labels for template in TEMPLATES)
+
+
+def shape(found: dict[str, Any], needed: dict[str, type], others: dict[str, type]) -> None:
+    """Each field that is needed is there, no other than these is, and all are of their types."""
+    assert needed.keys() <= found.keys() <= needed.keys() | others.keys()
+    for name, value in found.items():
+        assert isinstance(value, {**needed, **others}[name]), name
+
+
+def test_the_pattern_keeps_to_the_specification_of_patterns() -> None:
+    """Schema 1.0.0 of Ansible patterns; ansible-lint knows that of the argument specs only."""
+    texts = ("schema_version", "name", "title", "description", "short_description")
+    shape(PATTERN, {**dict.fromkeys(texts, str), "aap_resources": dict}, {"tags": list})
+    assert PATTERN["schema_version"] == "1.0.0"
+    resources = PATTERN["aap_resources"]
+    lists = {"controller_labels": list}
+    shape(resources, {"controller_project": dict, "controller_job_templates": list}, lists)
+    shape(resources["controller_project"], {"name": str, "description": str}, {})
+    asked = ("ask_credential_on_launch", "ask_inventory_on_launch", "ask_verbosity_on_launch")
+    more = {**dict.fromkeys(("primary", *asked), bool), "labels": list, "survey": dict}
+    told = ("type", "question_name", "question_description", "variable")
+    for template in TEMPLATES:
+        shape(template, dict.fromkeys(("name", "description", "playbook"), str), more)
+        assert len(template["name"]) <= 200
+        shape(template["survey"], {"name": str, "description": str, "spec": list}, {})
+        for question in template["survey"]["spec"]:
+            needed = {**dict.fromkeys(told, str), "required": bool}
+            shape(question, needed, {"choices": list, "default": str})
+            kinds = ("text", "textarea", "password", "integer", "float", "multiplechoice")
+            assert question["type"] in kinds
+            assert ("choices" in question) == (question["type"] == "multiplechoice")
+            assert re.fullmatch(r"[a-z0-9_]{1,64}", question["variable"])
+            assert question["question_description"].endswith(".")
 
 
 @pytest.mark.parametrize("template", TEMPLATES, ids=ROLES)

@@ -77,10 +77,11 @@ $(STAMP): requirements-dev.txt
 	@ln -sfnr $(CURDIR) $(VENV)/collections/ansible_collections/keyslot/redis
 	@touch $@
 
-$(VENVS)/core-%/.stamp: | $(STAMP)
+$(VENVS)/core-%/.stamp: tests/integration/requirements.txt | $(STAMP)
 	@$(FIND_PYTHON); dir=$$(find_python 3.12) || { echo "No Python 3.12 for ansible-core $*" >&2; exit 1; }; \
 		$$dir/python3.12 -m venv --clear $(@D)
-	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check ansible-core==$*
+	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check ansible-core==$* \
+		--requirement tests/integration/requirements.txt
 	@touch $@
 
 $(TOOLS)/.stamp: requirements-tools.txt requirements-dev.txt | $(STAMP)

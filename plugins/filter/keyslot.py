@@ -75,7 +75,8 @@ def keyslot(key: t.Any, encoding: str = "utf-8") -> int:
         return key_slot(str(key).encode(encoding))
     except (LookupError, UnicodeError) as exc:
         raise AnsibleFilterError(
-            f"keyslot.redis.keyslot can't turn the key {key!r} into bytes: {exc}."
+            f"keyslot.redis.keyslot can't turn the key {key!r} into bytes: {exc}. Name the "
+            "encoding in which clients write it."
         ) from exc
 
 

@@ -69,7 +69,8 @@ def slot_ranges(slots: t.Iterable[t.Any], expand: bool = False) -> list[str] | l
     """Slots and ranges as ranges, or as slots. Raises AnsibleFilterError if some are neither."""
     if isinstance(slots, (str, bytes, t.Mapping)) or not isinstance(slots, t.Iterable):
         raise AnsibleFilterError(
-            f"keyslot.redis.slot_ranges takes a list of slots and ranges, not {slots!r}."
+            f"keyslot.redis.slot_ranges takes a list of slots and ranges, not {slots!r}. Put a "
+            "single one into a list, as in ['0-99']."
         )
     try:
         found = {slot for item in slots for slot in parse_slots([item])}

@@ -167,11 +167,11 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
         names: dict[str, str] = {}
         for node in nodes:
             name = self._name(node)
-            if name in names.values():
+            other = next((known for known, taken in names.items() if taken == name), None)
+            if other:
                 raise AnsibleParserError(
-                    f"the name '{name}' stands for two nodes, {node['id']} and another one: "
-                    "make the expressions in hostnames tell them apart, by keyslot_node_port "
-                    "for example."
+                    f"the name '{name}' stands for two nodes, {other} and {node['id']}: make the "
+                    "expressions in hostnames tell them apart, by keyslot_node_port for example."
                 )
             names[node["id"]] = name
         for node in nodes:
@@ -198,8 +198,8 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
             self.inventory.add_host(name, self.inventory.add_group(f"keyslot_{group}"))
         variables = {
             **_variables(node),
-            "keyslot_node_primary": wrap_var(primary),
-            "ansible_host": wrap_var(node["host"] or node["hostname"]),
+            "keyslot_node_primary": _untrusted(primary),
+            "ansible_host": _untrusted(node["host"] or node["hostname"]),
         }
         for key, value in variables.items():
             self.inventory.set_variable(name, key, value)
@@ -211,4 +211,12 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
 
 def _variables(node: Node) -> dict[str, t.Any]:
     """The host's variables, never taken for templates: servers choose their names."""
-    return {f"keyslot_node_{name}": wrap_var(node[name]) for name in FIELDS}
+    return {f"keyslot_node_{name}": _untrusted(node[name]) for name in FIELDS}
+
+
+def _untrusted(value: t.Any) -> t.Any:
+    """Marked where it could be a template. Each mark is an object of its own in the list that
+    ansible-inventory prints, so plain text is left plain."""
+    if isinstance(value, list):
+        return [_untrusted(item) for item in value]
+    return wrap_var(value) if isinstance(value, str) and "{" in value else value

@@ -210,16 +210,17 @@ elapsed:
   sample: 2.914
 diff:
   description:
-    - The slots of the nodes before and after, one line for each node with its ranges and counts.
+    - What each primary has before and after, one line for each with its numbers of slots and keys and its ranges.
+    - The keys after are those before, less those in slots that leave, plus those in slots that come, as they were counted for the plan.
   type: dict
   returned: success and failure, in diff mode
   sample:
     before: |
-      10.0.0.1:6379 (07c37dfe): 5461 slots 0-5460
-      10.0.0.4:6379 (292f8b36): 0 slots
+      10.0.0.1:6379 (07c37dfe): 5461 slots, 6659 keys: 0-5460
+      10.0.0.4:6379 (292f8b36): 0 slots, 0 keys
     after: |
-      10.0.0.1:6379 (07c37dfe): 4096 slots 1365-5460
-      10.0.0.4:6379 (292f8b36): 1365 slots 0-1364
+      10.0.0.1:6379 (07c37dfe): 4096 slots, 4994 keys: 1365-5460
+      10.0.0.4:6379 (292f8b36): 1365 slots, 1665 keys: 0-1364
   contains:
     before:
       description: The lines before the run.

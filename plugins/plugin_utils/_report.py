@@ -123,7 +123,7 @@ def make_report(after: Dict, before: Dict | None = None) -> Dict:
     looks = {shard.id: _look(index) for index, shard in enumerate(everyone)}
     results = [(before, then), (after, now)] if before is not None else [(after, now)]
     return {
-        "summary": _summary(results),
+        "summary": _summary(results, looks),
         "problems": [
             {**problem, "remedy": REMEDIES.get(problem["kind"], UNKNOWN_REMEDY)}
             for problem in after["problems"]
@@ -219,9 +219,11 @@ def _total(shards: t.Iterable[Shard], name: str) -> int | None:
     return sum(known) if known and len(known) == len(values) else None
 
 
-def _summary(results: t.Sequence[tuple[Dict, dict[str, Shard]]]) -> list[Dict]:
+def _summary(
+    results: t.Sequence[tuple[Dict, dict[str, Shard]]], looks: dict[str, Dict]
+) -> list[Dict]:
     """Rows of (term, value of each result, whether the last one is bad)."""
-    columns = [_facts(result, shards) for result, shards in results]
+    columns = [_facts(result, shards, looks) for result, shards in results]
     return [
         {
             "term": term,
@@ -232,33 +234,40 @@ def _summary(results: t.Sequence[tuple[Dict, dict[str, Shard]]]) -> list[Dict]:
     ]
 
 
-def _facts(result: Dict, shards: dict[str, Shard]) -> dict[str, tuple[str, bool]]:
+def _facts(
+    result: Dict, shards: dict[str, Shard], looks: dict[str, Dict]
+) -> dict[str, tuple[str, bool]]:
     nodes = result["nodes"]
     down = sum(not node["reachable"] for node in nodes)
     uncovered = len(parse_slots(result["uncovered_slots"]))
     opened = len({item["slot"] for item in result["open_slots"]})
     problems = len(result["problems"])
-    mean = _mean(shards)
-    off = [abs(len(s.slots) - mean) / mean * 100 for s in shards.values() if s.slots]
-    answering = f"all {len(nodes):,} answer" if not down else f"{down:,} of {len(nodes):,} do not"
+    answering = (
+        f"{len(nodes) - down:,} of {len(nodes):,} answer" if down else f"all {len(nodes):,} answer"
+    )
     return {
         "State": (result["state"], result["state"] != "ok"),
         "Problems": (count(problems) if problems else "none", problems > 0),
         "Nodes agree": ("yes" if result["agreed"] else "no", not result["agreed"]),
-        "Nodes": (answering if down == 0 else f"{answering} answer", down > 0),
+        "Nodes": (answering, down > 0),
         "Shards": (count(len(shards)), False),
         "Slots without a node": (count(uncovered) if uncovered else "none", uncovered > 0),
         "Open slots": (count(opened) if opened else "none", opened > 0),
         "Keys": (count(_total(shards.values(), "key_count")), False),
         "Memory of primaries": (size(_total(shards.values(), "used_memory")), False),
-        "Farthest from an even share": (f"{max(off):.1f} %" if off else "not known", False),
+        "Farthest from an even share": (_farthest(shards, looks), False),
     }
 
 
-def _mean(shards: dict[str, Shard]) -> float:
-    """The even share in slots, of the shards that have any."""
-    held = [len(shard.slots) for shard in shards.values() if shard.slots]
-    return sum(held) / len(held) if held else 0.0
+def _farthest(shards: dict[str, Shard], looks: dict[str, Dict]) -> str:
+    """`10.0 % (shard 11)`, of the shards that have slots."""
+    holders = [shard for shard in shards.values() if shard.slots]
+    if not holders:
+        return "not known"
+    even = sum(len(shard.slots) for shard in holders) / len(holders)
+    worst = max(holders, key=lambda shard: abs(len(shard.slots) - even))
+    told = f"{abs(len(worst.slots) - even) / even * 100:.1f} %"
+    return told if told == "0.0 %" else f"{told} (shard {looks[worst.id]['number']})"
 
 
 def _solved(after: Dict, before: Dict | None) -> list[str]:
@@ -323,7 +332,7 @@ def _moved(then: dict[str, Shard], now: dict[str, Shard]) -> Dict:
 def _members(shard: Shard, present: bool) -> Dict:
     return {
         "present": present,
-        "slots": ", ".join(shard.primary["slots"]) if shard.primary and present else "",
+        "slots": list(shard.primary["slots"]) if shard.primary and present else [],
         "slot_count": plural(len(shard.slots) if present else 0, "slot"),
         "nodes": [
             {

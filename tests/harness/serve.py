@@ -4,7 +4,7 @@
 
 """A cluster for whoever is no Python test: starts it, says where it is, and waits for SIGTERM.
 
-    python -m tests.harness.serve --primaries 3 --spare 1 --state FILE --pid-file FILE
+    python -m tests.harness.serve --primaries 3 --spare 1 --keys 10000 --state FILE --pid-file FILE
 
 FILE appears when the cluster is healthy; it holds JSON: {"engine", "nodes", "spares"}, each node
 as {"address", "id", "role"}. Both files are gone when it has ended.
@@ -24,6 +24,7 @@ from pathlib import Path
 
 from tests.harness import engines
 from tests.harness.cluster import Cluster
+from tests.harness.data import seed
 from tests.harness.node import Node
 
 
@@ -60,6 +61,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--primaries", type=int, default=3)
     parser.add_argument("--replicas", type=int, default=0, help="for each primary")
     parser.add_argument("--spare", type=int, default=0, help="servers that are not joined")
+    parser.add_argument("--keys", type=int, default=0, help="in the cluster at the start")
     parser.add_argument("--state", type=Path, required=True)
     parser.add_argument("--pid-file", type=Path, required=True)
     options = parser.parse_args(arguments)
@@ -77,6 +79,8 @@ def main(arguments: list[str]) -> int:
                 spare=options.spare,
             )
         )
+        if options.keys:
+            seed(cluster, options.keys)
         stack.enter_context(_written(options.state, json.dumps(_state(cluster), indent=2)))
         ended.wait()
     return 0

@@ -28,6 +28,7 @@ SHARING = (
     "test_harness",
     "test_invariants",
     "test_inventory",
+    "test_plan",
     "test_report",
 )
 _counts: dict[str, Counter[str]] = {}

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, keyslot.redis contributors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Every command on the pages of the documentation works as it stands there.
+"""Every command on the pages of the documentation and in the READMEs works as it stands there.
 
 A page's files are written and its commands run, in order, in one folder. Only the addresses are
 others: 10.0.0.1 to 10.0.0.3 are the primaries of a real cluster, from 10.0.0.4 on spare servers.
@@ -31,6 +31,7 @@ BLOCK = re.compile(
     r"(?P<text>(?:(?: {4}.*)?\n)+)",
     re.MULTILINE,
 )
+FENCE = re.compile(r"^```(?P<language>bash|yaml)\n(?P<text>.+?)^```", re.MULTILINE | re.DOTALL)
 KEYS = 3000
 
 
@@ -49,6 +50,13 @@ def blocks(page: str) -> list[Block]:
     ]
 
 
+def fences(path: str, starting: str = "") -> list[str]:
+    """The blocks of a page of Markdown that stand under a heading, or all."""
+    text = (ROOT / path).read_text(encoding="utf-8")
+    under = text.partition(f"\n## {starting}\n")[2].partition("\n## ")[0] if starting else text
+    return [match["text"] for match in FENCE.finditer(under)]
+
+
 def translated(text: str, cluster: Cluster) -> str:
     """The text with the addresses of this cluster, whose nodes have a port of their own each."""
     nodes = [*cluster.nodes[:3], *cluster.spares]
@@ -62,6 +70,10 @@ def translated(text: str, cluster: Cluster) -> str:
         r"( *)((?:keyslot_)?login_)host: 10\.0\.0\.1",
         rf"\1\2host: 127.0.0.1\n\1\2port: {port}",
         text,
+    )
+    text = text.replace(
+        "keyslot_login_host=10.0.0.1",
+        f"keyslot_login_host=127.0.0.1 -e keyslot_login_port={port}",
     )
     text = re.sub(r"login_host=10\.0\.0\.1", rf"login_host=127.0.0.1 login_port={port}", text)
     assert "10.0.0." not in text
@@ -137,5 +149,80 @@ def test_getting_started_works_when_pasted(tmp_path: Path) -> None:
     assert '"problems": []' in told
     recaps = re.findall(r"changed=(\d+).*failed=0", told)
     assert [int(changed) > 0 for changed in recaps] == [True, True, True]
-    assert "+127.0.0.1:" in told, "no diff was shown"
+    assert re.search(r"^\+127.0.0.1:\d+ \(\w{8}\): 4096 slots, 2[3-7]\d\d keys: ", told, re.M)
     assert not list(tmp_path.glob("cluster.*"))
+
+
+@pytest.mark.parametrize("page", ["inventory", "report"])
+def test_pages_that_go_on_from_getting_started_work_when_pasted(page: str, tmp_path: Path) -> None:
+    with Cluster.start(engines.get("valkey-9.1"), 3, 0, spare=1) as cluster:
+        first = cluster.nodes[0]
+        script = f"member={first.address}\nspare={cluster.spares[0].address}\n"
+        for block in blocks(page):
+            if block.language == "bash":
+                script += block.text
+        told = run(script, tmp_path)
+        if page == "report":
+            made = {path.name for path in tmp_path.iterdir()}
+            assert made == {"cluster.html", "before.html", "before.json", "after.html"}
+            after = (tmp_path / "after.html").read_text(encoding="utf-8")
+            assert "4,096 slots changed from one shard to another." in after
+            return
+        assert told.count("@keyslot_primaries:") == 3
+        assert '"keyslot_node_slots"' in told
+        assert "0-5460" in told
+        assert list((tmp_path / "inventory-cache").iterdir())
+        for number, block in enumerate(b for b in blocks(page) if b.language == "yaml"):
+            text = block.text.replace("redis1.example.com", first.host)
+            file = tmp_path / f"{number}.redis_cluster.yml"
+            file.write_text(f"{text}login_port: {first.port}\n", encoding="utf-8")
+            listing = f"REDIS_PASSWORD= ansible-inventory -i {file} --list"
+            if "hostnames:" in text:
+                # One machine has all nodes here.
+                file.write_text(file.read_text().replace("_node_host\n", "_node_id\n"))
+            assert first.id in run(listing, tmp_path)
+
+
+def test_every_command_of_the_readme_works(tmp_path: Path) -> None:
+    """But for the installation, which stands for this checkout, and those in sections of their own.
+    The password is what stands there."""
+    with Cluster.start(engines.get("valkey-9.1"), 3, 1, spare=1, password="...") as cluster:
+        seed(cluster, KEYS)
+        before = digest(cluster)
+        (first_use,) = fences("README.md", "First use")
+        script = first_use.replace("ansible-galaxy collection install keyslot.redis\n", "")
+        assert script != first_use
+        told = run("export REDISCLI_AUTH=...\n" + translated(script, cluster), tmp_path)
+        assert re.search(r"^\+127\.0\.0\.1:\d+ \(\w{8}\): 4096 slots, \d+ keys: ", told, re.M)
+        assert shares(cluster) == [4096] * 4
+        (play,) = fences("README.md", "In a playbook")
+        (tmp_path / "play.yml").write_text(translated(play, cluster), encoding="utf-8")
+        told = run("ansible-playbook play.yml -e redis_password=...", tmp_path)
+        assert "changed=0" in told
+        assert "failed=0" in told
+        (adhoc,) = fences("README.md", "Ad hoc")
+        assert '"problems": []' in run(translated(adhoc, cluster), tmp_path)
+        cluster.assert_healthy()
+        assert compare(before, digest(cluster)) == []
+
+
+def test_the_plays_in_the_readmes_of_the_roles_work(tmp_path: Path) -> None:
+    report = tmp_path / "cluster.html"
+    with Cluster.start(engines.get("valkey-9.1"), 3, 1, spare=1, password="...") as cluster:
+        seed(cluster, KEYS)
+        before = digest(cluster)
+        for role, expected in (
+            ("report", [4096] * 4),
+            ("add_node", [4096] * 4),
+            ("rebalance", [4096] * 4),
+            ("remove_node", [5461, 5461, 5462]),
+        ):
+            (play,) = fences(f"roles/{role}/README.md")
+            text = translated(play, cluster).replace("/srv/reports/cluster.html", str(report))
+            (tmp_path / f"{role}.yml").write_text(text, encoding="utf-8")
+            told = run(f"ansible-playbook {role}.yml -e redis_password=...", tmp_path)
+            assert "failed=0" in told
+            assert shares(cluster) == expected
+        assert "4,096 slots changed" in report.read_text(encoding="utf-8")
+        cluster.assert_healthy()
+        assert compare(before, digest(cluster)) == []

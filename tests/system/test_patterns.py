@@ -7,6 +7,7 @@ their answers, which are all text, do what they say?"""
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,39 @@ def test_the_pattern_is_named_like_its_folder_and_has_one_primary_template() -> 
     assert all(set(template["labels"]) <= labels for template in TEMPLATES)
 
 
+def shape(found: dict[str, Any], needed: dict[str, type], others: dict[str, type]) -> None:
+    """Each field that is needed is there, no other than these is, and all are of their types."""
+    assert needed.keys() <= found.keys() <= needed.keys() | others.keys()
+    for name, value in found.items():
+        assert isinstance(value, {**needed, **others}[name]), name
+
+
+def test_the_pattern_keeps_to_the_specification_of_patterns() -> None:
+    """Schema 1.0.0 of Ansible patterns; ansible-lint knows that of the argument specs only."""
+    texts = ("schema_version", "name", "title", "description", "short_description")
+    shape(PATTERN, {**dict.fromkeys(texts, str), "aap_resources": dict}, {"tags": list})
+    assert PATTERN["schema_version"] == "1.0.0"
+    resources = PATTERN["aap_resources"]
+    lists = {"controller_labels": list}
+    shape(resources, {"controller_project": dict, "controller_job_templates": list}, lists)
+    shape(resources["controller_project"], {"name": str, "description": str}, {})
+    asked = ("ask_credential_on_launch", "ask_inventory_on_launch", "ask_verbosity_on_launch")
+    more = {**dict.fromkeys(("primary", *asked), bool), "labels": list, "survey": dict}
+    told = ("type", "question_name", "question_description", "variable")
+    for template in TEMPLATES:
+        shape(template, dict.fromkeys(("name", "description", "playbook"), str), more)
+        assert len(template["name"]) <= 200
+        shape(template["survey"], {"name": str, "description": str, "spec": list}, {})
+        for question in template["survey"]["spec"]:
+            needed = {**dict.fromkeys(told, str), "required": bool}
+            shape(question, needed, {"choices": list, "default": str})
+            kinds = ("text", "textarea", "password", "integer", "float", "multiplechoice")
+            assert question["type"] in kinds
+            assert ("choices" in question) == (question["type"] == "multiplechoice")
+            assert re.fullmatch(r"[a-z0-9_]{1,64}", question["variable"])
+            assert question["question_description"].endswith(".")
+
+
 @pytest.mark.parametrize("template", TEMPLATES, ids=ROLES)
 def test_the_survey_is_the_argument_spec_of_its_playbook(template: dict[str, Any]) -> None:
     role = Path(template["playbook"]).stem
@@ -80,6 +114,21 @@ def test_the_survey_asks_for_every_variable_of_the_role(template: dict[str, Any]
     playbook = (ROOT / f"playbooks/{role}.yml").read_text(encoding="utf-8")
     for name in asked.keys() - spec.keys():
         assert f"{name} " in playbook, name
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_what_has_to_be_answered_is_asked_for_before_anything_else(role: str) -> None:
+    play = run_playbook(str(FOLDER / f"playbooks/{role}.yml"), {})
+    assert play.code != 0
+    assert [name for name, _result in play.results] == [
+        "Check them against the argument spec of this playbook"
+    ]
+    required = [
+        name for name, q in questions(TEMPLATES[ROLES.index(role)]).items() if q["required"]
+    ]
+    assert "keyslot_login_host" in required
+    assert "missing required arguments" in play.output
+    assert "keyslot_login_host" in play.output
 
 
 def shares(cluster: Cluster) -> list[int]:

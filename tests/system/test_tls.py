@@ -9,16 +9,20 @@ Whatever is wrong, it fails within connect_timeout and says which option to look
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 import subprocess
+import textwrap
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.harness import data, processes
+from tests.harness.ansible import ROOT, run_playbook
 from tests.harness.cluster import Cluster, make_certificates
 from tests.harness.cutting import run
 from tests.harness.engines import Engine
@@ -110,6 +114,37 @@ def certificate(cluster: Cluster, path: Path, nodes: list[Node]) -> Iterator[Non
 
 
 # What works
+
+
+def test_the_variables_and_the_play_of_the_page_lead_to_the_cluster(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    """With the user of the page, whose rights are those of the line there."""
+    assert cluster.tls is not None
+    page = (ROOT / "docs/docsite/rst/security.rst").read_text(encoding="utf-8")
+    (rule,) = re.findall(r"    ACL SETUSER (keyslot-classic .+)", page)
+    section = page.partition("\nTLS\n---\n")[2]
+    texts = re.findall(r":caption: \S+\n\n((?:(?: {4}.*)?\n)+)", section)
+    for node in [*cluster.nodes, *cluster.spares]:
+        node.call("ACL", "SETUSER", *rule.replace("PASSWORD", PASSWORD).split())
+    for old, new in (
+        ("db1.example.com", "127.0.0.1"),
+        ("6379", str(cluster.nodes[0].port)),
+        ("/etc/pki/redis/ca.pem", str(cluster.tls.ca)),
+        ("/etc/pki/redis/ansible.pem", str(cluster.tls.client_cert)),
+        ("/etc/pki/redis/ansible.key", str(cluster.tls.client_key)),
+    ):
+        texts = [text.replace(old, new) for text in texts]
+        assert all(new in text for text in texts)
+    variables, play = (yaml.safe_load(textwrap.dedent(text)) for text in texts)
+    env = {"REDISCLI_AUTH": PASSWORD}
+    done = run_playbook("rebalance", variables, "--check", "--diff", env=env)
+    assert done.code == 0, done.output
+    file = tmp_path / "play.yml"
+    file.write_text(yaml.safe_dump(play), encoding="utf-8")
+    done = run_playbook(str(file), {}, env=env)
+    assert done.code == 0, done.output
+    assert not done.changed
 
 
 def methods(engine: Engine) -> list[str]:

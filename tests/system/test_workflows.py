@@ -206,7 +206,7 @@ def test_a_primary_joins_and_another_one_leaves(engine: Engine, method: str) -> 
         assert {move["target"] for move in done.moves()} == {new.id}
         assert {move["source"] for move in done.moves()} == set(owned)
         assert f"\n+{new.address}" in planned.output
-        assert f": {SLOTS // 4} slots " in planned.output
+        assert f": {SLOTS // 4} slots, " in planned.output
         assert set(slot_counts(cluster).values()) == {SLOTS // 4}
         assert slot_counts(cluster)[new] == SLOTS // 4
         assert not play("add_node", cluster, add).changed

@@ -23,12 +23,8 @@ from ansible_collections.keyslot.redis.plugins.module_utils._module._common impo
     Params,
     run_module,
 )
-from ansible_collections.keyslot.redis.plugins.module_utils._plan import (
-    Goal,
-    Move,
-    apply,
-    plan_size,
-)
+from ansible_collections.keyslot.redis.plugins.module_utils._module._diff import diff_of
+from ansible_collections.keyslot.redis.plugins.module_utils._plan import Goal, Move, plan_size
 from ansible_collections.keyslot.redis.plugins.module_utils._reshard import Outcome, reshard
 from ansible_collections.keyslot.redis.plugins.module_utils._slots import format_slots
 from ansible_collections.keyslot.redis.plugins.module_utils._topology import Topology
@@ -102,7 +98,8 @@ def _result(outcome: Outcome, check_mode: bool, with_diff: bool) -> dict[str, t.
         "warnings": outcome.tally.warnings,
     }
     if with_diff:
-        result["diff"] = _diff(outcome.before, outcome.plan.moves if check_mode else done)
+        moves = outcome.plan.moves if check_mode else done
+        result["diff"] = diff_of(outcome.before, moves, outcome.plan.key_counts)
     if outcome.error is not None:
         result.update(failed=True, msg=str(outcome.error))
     return result
@@ -140,23 +137,3 @@ def _entry(move: Move, key_count: int, method: str, elapsed: float) -> dict[str,
         "method": method,
         "elapsed": round(elapsed, 3),
     }
-
-
-def _diff(topology: Topology, moves: t.Sequence[Move]) -> dict[str, str]:
-    return {
-        "before": _map_text(topology, topology.owners),
-        "after": _map_text(topology, apply(topology.owners, moves)),
-    }
-
-
-def _map_text(topology: Topology, owners: t.Sequence[str | None]) -> str:
-    """One line a primary: its address, its id, how many slots it has, and which."""
-    slots: dict[str, list[int]] = {line.id: [] for line in topology.primaries}
-    for slot, owner in enumerate(owners):
-        if owner is not None:
-            slots.setdefault(owner, []).append(slot)
-    lines = [
-        f"{topology.name(node_id)}: {len(found)} slots {' '.join(format_slots(found))}".rstrip()
-        for node_id, found in slots.items()
-    ]
-    return "\n".join(sorted(lines)) + "\n"

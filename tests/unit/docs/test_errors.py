@@ -70,8 +70,9 @@ def message(where: str, node: ast.expr) -> Message | None:
 
 
 def family() -> set[str]:
-    """The names of the errors, with those that other files derive from them."""
-    names = {"KeyslotError"}
+    """The names of the errors, with those that other files derive from them, and those of
+    ansible-core with which plugins of the controller fail."""
+    names = {"KeyslotError", "AnsibleFilterError", "AnsibleParserError"}
     classes = [
         node
         for path in sorted(PLUGINS.rglob("*.py"))

@@ -50,6 +50,7 @@ class Cluster:
         self.login = login
         self.address_map = address_map
         self._servers: dict[str, Server] = {}
+        self._answered: dict[str, Server] = {}
         self._dead: dict[str, str] = {}
         self._threads = ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="keyslot")
 
@@ -62,7 +63,7 @@ class Cluster:
     def close(self) -> None:
         """Ends all connections and threads."""
         self._threads.shutdown(wait=True)
-        for server in self._servers.values():
+        for server in {*self._servers.values(), *self._answered.values()}:
             server.close()
 
     def dial(self, address: str, hostname: str = "") -> Server:
@@ -78,8 +79,8 @@ class Cluster:
         return Server(hostname if hostname and self.login.tls else host, port, self.login)
 
     def server(self, node_id: str) -> Server:
-        """The server of a member that has answered before."""
-        return self._servers[node_id]
+        """The server of a member that has answered before, if not when it was asked last."""
+        return self._servers.get(node_id) or self._answered[node_id]
 
     def observe(self) -> Topology:
         """Asks every member, all at once, one round trip each.
@@ -125,6 +126,7 @@ class Cluster:
                 reasons.append(str(exc))
                 continue
             self._servers = {report.id: server, **self._servers}
+            self._answered[report.id] = server
             return report
         raise Unreachable(
             "no node of the cluster could be asked (those are login_host with login_port, and "
@@ -147,7 +149,7 @@ class Cluster:
             self._servers.pop(line.id, None)
             raise
         self._dead.pop(line.id, None)
-        self._servers[line.id] = server
+        self._servers[line.id] = self._answered[line.id] = server
         return report
 
     @staticmethod

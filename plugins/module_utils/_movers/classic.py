@@ -12,6 +12,7 @@ keys stand on one of the two nodes each; calling `move` again goes on from there
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import time
@@ -147,6 +148,7 @@ def _move_batch(lane: Lane, paces: _Paces, batch: list[int]) -> None:
     lost: KeyslotError | None = None
     for attempt in range(ATTEMPTS):
         try:
+            slots = [slot for slot in slots if slot in lane.slots_left]
             if attempt or lane.adopted.intersection(slots):
                 slots = _resume(lane, slots)
             unmoved = _move_once(lane, paces, slots) if slots else None
@@ -573,7 +575,9 @@ def _resume(lane: Lane, slots: list[int]) -> list[int]:
         with lane.donor.lock:
             own, theirs = (_epochs(s.call(*_INFO)).own for s in (lane.target, lane.source))
             _raise_epoch(lane, own, theirs)
-            lane.source.pipeline(_setslots(done, "NODE", lane.move.target))
+            takes_last = len(done) == lane.donor.slots_left
+            with kept_as_primary(lane) if takes_last else contextlib.nullcontext():
+                lane.source.pipeline(_setslots(done, "NODE", lane.move.target))
             _finish(lane, done)
     return [slot for slot in slots if slot not in owned]
 

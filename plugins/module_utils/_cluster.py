@@ -34,6 +34,7 @@ from ansible_collections.keyslot.redis.plugins.module_utils._topology import (
 T = t.TypeVar("T")
 
 MAX_THREADS = 32
+AGREE_SECONDS = 2.0
 
 
 class Cluster:
@@ -106,6 +107,14 @@ class Cluster:
                     reports[node_id] = answer
                 else:
                     missing[node_id] = str(answer)
+
+    def observe_agreed(self) -> Topology:
+        """Like `observe`, with a moment for nodes that do not agree: a run that was killed as it
+        gave slots away ended before all had heard of it."""
+        try:
+            return self.wait(AGREE_SECONDS, told_ok, "agreement")
+        except NotConverged:
+            return self.observe()
 
     def _asker(self, lines: t.Mapping[str, Line]) -> t.Callable[[str], Report]:
         return lambda node_id: self._ask_member(lines[node_id])

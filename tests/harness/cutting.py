@@ -128,6 +128,11 @@ class Run:
         assert kind in ("result", "killed", "died"), f"{kind}: {value}"
         return value if kind == "result" else None
 
+    @property
+    def under_way(self) -> bool:
+        """Whether its process lives."""
+        return self._process.is_alive()
+
     def kill(self) -> None:
         """SIGKILL, now; its trace is lost."""
         self._process.kill()

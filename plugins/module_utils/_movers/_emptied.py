@@ -67,7 +67,7 @@ def _set(lane: Lane, node_ids: t.Sequence[str], value: str) -> list[str]:
 
 
 def _has_taken(lane: Lane) -> bool:
-    """Whether the target owns a slot that does not count as moved yet, as far as it can be asked."""
+    """Whether the target, as far as it can be asked, owns a slot that doesn't count as moved."""
     try:
         view = parse_view(text(lane.target.call("CLUSTER", "NODES")))
     except KeyslotError:

@@ -1,0 +1,96 @@
+# Copyright (c) 2026, keyslot.redis contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Round after round of faults, and a table of what came of them.
+
+    python -m tests.chaos --engine redis-7.0 --seconds 300 --seed 1 --baseline --json chaos.json
+
+Exit code 1: a write was lost beyond what the same fault loses without us, a slot was left open, or
+something else was damaged. The seed decides what happens in which order; when exactly a process
+gets the processor is not ours to say.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from tests.chaos import tally
+from tests.chaos.faults import BY_NAME, FAULTS, Fault
+from tests.chaos.rounds import Round, World, play
+from tests.harness import engines
+from tests.harness.engines import EngineUnavailable
+
+KINDS = ("migrate", "rebalance")
+LONGEST_MOMENT = 1.6
+
+
+def deck(rng: random.Random, faults: Sequence[Fault], ways: Sequence[str]) -> Iterator[tuple]:
+    """Every fault in every way, shuffled, for ever; faults that need a replica where there is
+    one."""
+    while True:
+        cards = [(fault, way) for fault in faults for way in ways]
+        rng.shuffle(cards)
+        for fault, way in cards:
+            yield fault, way, "migrate" if fault.heirs else rng.choice(KINDS)
+
+
+def run_engine(
+    name: str, seconds: float, seed: int, faults: Sequence[Fault], baseline: bool
+) -> list[Round]:
+    """Rounds on one engine until the time is up; `baseline`: faults that lose also without us."""
+    engine = engines.get(name)
+    ways = ("classic", "atomic") if engine.atomic else ("classic",)
+    rng = random.Random(f"{name} {seed}")
+    world = World(engine)
+    rounds: list[Round] = []
+    deadline = time.monotonic() + seconds
+    try:
+        for fault, way, kind in deck(rng, faults, ways):
+            moment = rng.uniform(0.05, LONGEST_MOMENT)
+            number = rng.randrange(10**6)
+            for move in (True, False) if baseline and fault.loses else (True,):
+                done = play(world, fault, way, kind, moment, random.Random(number), move)
+                rounds.append(done)
+                print(tally.line(len(rounds), done), flush=True)
+            if time.monotonic() > deadline:
+                return rounds
+    finally:
+        world.close()
+    raise AssertionError("the deck never ends")
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """The exit code."""
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
+    parser.add_argument("--engine", action="append", choices=engines.NAMES)
+    parser.add_argument("--seconds", type=float, default=300, help="for each engine")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--faults", help="names, separated by ';' (default: all)")
+    parser.add_argument("--baseline", action="store_true", help="the same faults without us, too")
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args(words)
+    faults = [BY_NAME[name] for name in given.faults.split(";")] if given.faults else FAULTS
+    rounds: list[Round] = []
+    for name in given.engine or engines.EMBEDDED:
+        try:
+            rounds += run_engine(name, given.seconds, given.seed, faults, given.baseline)
+        except EngineUnavailable as error:
+            print(f"{name}: not available: {error}", file=sys.stderr)
+            return 2
+        if given.json:
+            given.json.write_text(json.dumps([asdict(item) for item in rounds], indent=1) + "\n")
+    print(tally.table(rounds))
+    wrong = tally.wrongs(rounds)
+    print("\n".join(["", *wrong]) if wrong else "\nNothing was lost, and nothing left open.")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -3,8 +3,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Round after round of faults, and a table of what came of them.
 
-    python -m tests.chaos --engine redis-7.0 --seconds 300 --seed 1 --baseline --json chaos.json
+    python -m tests.chaos --engines redis-7.0 valkey-9.1 --seconds 300 --seed 1 --baseline
 
+Without names the engines are those of KEYSLOT_ENGINES, as for the tests.
 Exit code 1: a write was lost beyond what the same fault loses without us, a slot was left open, or
 something else was damaged. The seed decides what happens in which order; when exactly a process
 gets the processor is not ours to say.
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import sys
 import time
@@ -25,13 +27,14 @@ from tests.chaos import tally
 from tests.chaos.faults import BY_NAME, FAULTS, Fault
 from tests.chaos.rounds import Round, World, play
 from tests.harness import engines
-from tests.harness.engines import EngineUnavailable
 
 KINDS = ("migrate", "rebalance")
 LONGEST_MOMENT = 1.6
 
 
-def deck(rng: random.Random, faults: Sequence[Fault], ways: Sequence[str]) -> Iterator[tuple]:
+def deck(
+    rng: random.Random, faults: Sequence[Fault], ways: Sequence[str]
+) -> Iterator[tuple[Fault, str, str]]:
     """Every fault in every way, shuffled, for ever; faults that need a replica where there is
     one."""
     while True:
@@ -66,10 +69,17 @@ def run_engine(
     raise AssertionError("the deck never ends")
 
 
+def chosen() -> list[str]:
+    """KEYSLOT_ENGINES: names, or `all`, or `auto`, which is the embedded ones."""
+    words = os.environ.get("KEYSLOT_ENGINES", "").split() or ["auto"]
+    lists = {"all": engines.NAMES, "auto": engines.EMBEDDED}
+    return [name for word in words for name in lists.get(word, (word,))]
+
+
 def main(words: Sequence[str] | None = None) -> int:
     """The exit code."""
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
-    parser.add_argument("--engine", action="append", choices=engines.NAMES)
+    parser.add_argument("--engines", nargs="+", choices=engines.NAMES)
     parser.add_argument("--seconds", type=float, default=300, help="for each engine")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--faults", help="names, separated by ';' (default: all)")
@@ -78,13 +88,10 @@ def main(words: Sequence[str] | None = None) -> int:
     given = parser.parse_args(words)
     faults = [BY_NAME[name] for name in given.faults.split(";")] if given.faults else FAULTS
     rounds: list[Round] = []
-    for name in given.engine or engines.EMBEDDED:
-        try:
-            rounds += run_engine(name, given.seconds, given.seed, faults, given.baseline)
-        except EngineUnavailable as error:
-            print(f"{name}: not available: {error}", file=sys.stderr)
-            return 2
+    for name in given.engines or chosen():
+        rounds += run_engine(name, given.seconds, given.seed, faults, given.baseline)
         if given.json:
+            given.json.parent.mkdir(parents=True, exist_ok=True)
             given.json.write_text(json.dumps([asdict(item) for item in rounds], indent=1) + "\n")
     print(tally.table(rounds))
     wrong = tally.wrongs(rounds)

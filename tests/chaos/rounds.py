@@ -13,7 +13,7 @@ import contextlib
 import random
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -334,7 +334,7 @@ def _name(text: str) -> bytes:
     return bytes(ast.literal_eval(text.split(" on ")[0]))
 
 
-def _open_slots(cluster: Cluster) -> Iterator[str]:
+def _open_slots(cluster: Cluster) -> list[str]:
     return [text for node in cluster.all_nodes() if node.running for text in me(node).open]
 
 

@@ -46,27 +46,27 @@ def deck(
 
 def run_engine(
     name: str, seconds: float, seed: int, faults: Sequence[Fault], baseline: bool
-) -> list[Round]:
+) -> Iterator[Round]:
     """Rounds on one engine until the time is up; `baseline`: faults that lose also without us."""
     engine = engines.get(name)
     ways = ("classic", "atomic") if engine.atomic else ("classic",)
     rng = random.Random(f"{name} {seed}")
     world = World(engine)
-    rounds: list[Round] = []
+    number = 0
     deadline = time.monotonic() + seconds
     try:
         for fault, way, kind in deck(rng, faults, ways):
             moment = rng.uniform(0.05, LONGEST_MOMENT)
-            number = rng.randrange(10**6)
+            inner = rng.randrange(10**6)
             for move in (True, False) if baseline and fault.loses else (True,):
-                done = play(world, fault, way, kind, moment, random.Random(number), move)
-                rounds.append(done)
-                print(tally.line(len(rounds), done), flush=True)
+                done = play(world, fault, way, kind, moment, random.Random(inner), move)
+                number += 1
+                print(tally.line(number, done), flush=True)
+                yield done
             if time.monotonic() > deadline:
-                return rounds
+                return
     finally:
         world.close()
-    raise AssertionError("the deck never ends")
 
 
 def chosen() -> list[str]:
@@ -89,10 +89,12 @@ def main(words: Sequence[str] | None = None) -> int:
     faults = [BY_NAME[name] for name in given.faults.split(";")] if given.faults else FAULTS
     rounds: list[Round] = []
     for name in given.engines or chosen():
-        rounds += run_engine(name, given.seconds, given.seed, faults, given.baseline)
-        if given.json:
-            given.json.parent.mkdir(parents=True, exist_ok=True)
-            given.json.write_text(json.dumps([asdict(item) for item in rounds], indent=1) + "\n")
+        for done in run_engine(name, given.seconds, given.seed, faults, given.baseline):
+            rounds.append(done)
+            if given.json:
+                given.json.parent.mkdir(parents=True, exist_ok=True)
+                told = [asdict(item) for item in rounds]
+                given.json.write_text(json.dumps(told, indent=1) + "\n")
     print(tally.table(rounds))
     wrong = tally.wrongs(rounds)
     print("\n".join(["", *wrong]) if wrong else "\nNothing was lost, and nothing left open.")

@@ -143,7 +143,7 @@ class Run:
             raise AssertionError(f"nothing happened for {SECONDS:g} s")
         try:
             kind, value, self.trace, self.written = self._connection.recv()
-        except EOFError:
+        except (EOFError, OSError):  # killed, perhaps in the midst of telling
             return "died", None
         return kind, value
 

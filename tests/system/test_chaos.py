@@ -26,7 +26,7 @@ ALONE = replace(TAKEOVER, way=tally.NO_MOVER, finished=False)
 
 
 def test_faults_at_random_moments_lose_nothing_and_leave_nothing_open(engine: Engine) -> None:
-    rounds = run_engine(engine.name, SECONDS, SEED, FAULTS, baseline=False)
+    rounds = list(run_engine(engine.name, SECONDS, SEED, FAULTS, baseline=False))
     print(tally.table(rounds))
     assert tally.wrongs(rounds) == []
     assert len(rounds) > 1

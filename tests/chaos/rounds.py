@@ -265,22 +265,25 @@ def _finish(world: World, goal: Goal, way: str, told: Round) -> None:
 
 
 # The name is in quotes, and may hold any but control characters.
-_CONFLICT = re.compile(r"the key '(.*?)' in slot (\d+) stands on both (\S+) .*? and (\S+) ", re.S)
+_CONFLICT = re.compile(r"the key '(.*?)' in slot \d+ stands on both (\S+) .*? and (\S+) ", re.S)
 
 
 def _settle_conflict(world: World, message: str) -> int:
     """Does by hand what the message asks for: both are looked at, and the older one is deleted."""
-    found = 0
-    for name, _slot, *addresses in _CONFLICT.findall(message):
+    found = conflicts(message)
+    for name, *addresses in found:
         source, target = (world.cluster.node(address) for address in addresses)
-        held = [_read(source, name, False), _read(target, name, True)]
-        found += 1
-        if held[0] > held[1]:
+        if _read(source, name, False) > _read(target, name, True):
             _ask(target, "DEL", name)
         else:
             source.call("DEL", name)
         _end_cached(target)
-    return found
+    return len(found)
+
+
+def conflicts(message: str) -> list[tuple[str, str, str]]:
+    """Key, source and target of each conflict that it names."""
+    return _CONFLICT.findall(message)
 
 
 def _ask(node: Node, *words: str) -> Any:

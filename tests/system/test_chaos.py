@@ -13,7 +13,7 @@ import pytest
 from tests.chaos import tally
 from tests.chaos.__main__ import run_engine
 from tests.chaos.faults import FAULTS
-from tests.chaos.rounds import Round
+from tests.chaos.rounds import Round, conflicts
 from tests.harness.engines import Engine
 
 pytestmark = pytest.mark.system
@@ -59,3 +59,13 @@ def test_the_table_has_a_row_for_each_fault_and_way() -> None:
     rows = [row for row in tally.table(rounds).splitlines() if "killed" in row or "cut" in row]
     assert len(rows) == 3
     assert "3 lost in 1" in rows[0]
+
+
+def test_a_key_with_two_values_is_read_out_of_the_message_that_names_it() -> None:
+    message = (
+        "Slots 7 are left open from 127.0.0.1:1 (aaaaaaaa) to 127.0.0.1:2 (bbbbbbbb), and the next "
+        "run goes on with them: the key '{2b}live:4:0' in slot 7 stands on both 127.0.0.1:1 "
+        "(aaaaaaaa) and 127.0.0.1:2 (bbbbbbbb) with different values. Look at both."
+    )
+    assert conflicts(message) == [("{2b}live:4:0", "127.0.0.1:1", "127.0.0.1:2")]
+    assert conflicts("slot 7 is open") == []

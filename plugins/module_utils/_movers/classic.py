@@ -64,6 +64,7 @@ MIN_MIGRATE_TIMEOUT = 0.5
 ATTEMPTS = 5
 NEW_CLIENT_PATIENCE = 5.0  # seconds
 EPOCH_PAUSE = 0.05
+PASSING_PAUSE = 1.0  # a node that comes back says CLUSTERDOWN for two seconds
 PASSING = ("CLUSTERDOWN", "LOADING", "BUSY ", "TRYAGAIN", "MASTERDOWN")
 NOT_PRIMARY = ("SETSLOT only with masters", "SETSLOT only with primaries")
 
@@ -154,13 +155,19 @@ def _move_batch(lane: Lane, paces: _Paces, batch: list[int]) -> None:
             unmoved = _move_once(lane, paces, slots) if slots else None
         except (LostConnection, Unreachable, _Uncertain) as exc:
             lost = exc
-            continue
-        if unmoved:
-            raise Stopped(unmoved)
-        return
+        except ReplyError as exc:
+            if not _will_pass(exc):
+                raise
+            lost = exc
+            time.sleep(PASSING_PAUSE)
+        else:
+            if unmoved:
+                raise Stopped(unmoved)
+            return
+    reason = str(lost).rstrip(".")
     raise Stopped(
         f"slots {', '.join(format_slots(slots))} are left open from {lane.name} after {ATTEMPTS} "
-        f"attempts: {lost} Run it again when both nodes answer."
+        f"attempts: {reason}. Run it again when both nodes answer."
     )
 
 
@@ -306,10 +313,17 @@ def _open(lane: Lane, paces: _Paces, slots: list[int]) -> _Epochs:
 
 def _no_errors(lane: Lane, errors: t.Mapping[int, ReplyError]) -> None:
     for slot, error in errors.items():
+        if _will_pass(error):
+            raise error
         raise Stopped(
             f"slot {slot} can't move from {lane.name}: {error}. The owners have changed under the "
             "run; run it again, it goes on from what it finds."
         )
+
+
+def _will_pass(error: ReplyError) -> bool:
+    """Whether the server says no for a while only, as one does that has just been started."""
+    return any(word in error.text for word in PASSING)
 
 
 def _checked(reply: Reply) -> Reply:
@@ -431,7 +445,7 @@ def _take_reply(lane: Lane, slot: int, part: list[Key], reply: Reply) -> str | N
     if not isinstance(reply, ReplyError):
         lane.keys_moved += 0 if reply == b"NOKEY" else len(part)
         return None
-    if reply.code == "IOERR" or any(word in reply.text for word in PASSING):
+    if reply.code == "IOERR" or _will_pass(reply):
         raise _Uncertain(f"{reply}.")
     if "BUSYKEY" in reply.text:
         names = [name for _db, name, _size in part]
@@ -597,10 +611,12 @@ def wait_for_late_restores(lane: Lane) -> None:
                 return
             reason = f"connections by which keys arrive are still open there: {', '.join(late)}"
         except ReplyError as exc:
-            raise Stopped(
-                f"{lane.name} can't go on: {exc}. Its open slots are left as they are; run it "
-                "again when that is mended."
-            ) from None
+            if not _will_pass(exc):
+                raise Stopped(
+                    f"{lane.name} can't go on: {exc}. Its open slots are left as they are; run it "
+                    "again when that is mended."
+                ) from None
+            reason = str(exc)
         except (LostConnection, Unreachable) as exc:
             reason = str(exc)
         time.sleep(0.1)

@@ -173,15 +173,13 @@ def _run_job(
 
 def _begin(engine: Engine, lane: Lane, slots: list[int]) -> str:
     """The id of the new job; if the connection was lost, it may have begun all the same."""
-    before = {job.id for job in _again(lambda: engine.look(lane))}
     try:
         return engine.start(lane, slots)
     except LostConnection:
-        told = _again(lambda: engine.look(lane))
-        begun = [job for job in told if job.id not in before and job.slots == set(slots)]
-        if not begun:
+        begun = _running(engine, lane, slots)
+        if begun is None:
             raise
-        return begun[0].id
+        return begun.id
 
 
 def _wait(engine: Engine, lane: Lane, job_id: str, slots: list[int]) -> tuple[Job | None, float]:

@@ -30,7 +30,7 @@ def line(number: int, done: Round) -> str:
 COLUMNS = (
     # A run was under way when the fault came; it finished in spite of it; so did a later one, if
     # need be; a later one first refused or failed.
-    ("rounds", lambda mine: len(mine)),
+    ("rounds", len),
     ("met", lambda mine: sum(r.met for r in mine)),
     ("at once", lambda mine: sum(r.first == "finished" for r in mine)),
     ("finished", lambda mine: sum(r.finished for r in mine)),

@@ -76,15 +76,21 @@ def _has_taken(lane: Lane) -> bool:
 
 
 def _wait_until_known(lane: Lane, node_ids: t.Sequence[str]) -> None:
-    source = lane.move.source
+    """Until they know that the slots are gone, and the epoch that says so: Valkey's replicas have
+    the former by replication, and would believe an older word of the source before the latter."""
+    source, target = lane.move.source, lane.move.target
 
     def still_wrong(topology: Topology) -> str | None:
+        taker = topology.reports.get(target)
         for node_id in node_ids:
-            report = topology.reports.get(node_id)
+            name, report = topology.name(node_id), topology.reports.get(node_id)
             if report is None:
-                return f"{topology.name(node_id)} can't be asked about {topology.name(source)}"
-            if source in report.view.lines and report.view.lines[source].slots_text:
-                return f"{topology.name(node_id)} still counts slots as {topology.name(source)}'s"
+                return f"{name} can't be asked about {topology.name(source)}"
+            lines = report.view.lines
+            if source in lines and lines[source].slots_text:
+                return f"{name} still counts slots as {topology.name(source)}'s"
+            if taker and target in lines and lines[target].epoch < taker.view.me.epoch:
+                return f"{name} has not heard of the epoch of {topology.name(target)}"
         return None
 
     try:

@@ -68,6 +68,12 @@ def table(rounds: Sequence[Round]) -> str:
         f" {sum(r.turned for r in moved)} drained primaries that became replicas,"
         f" {sum(r.option_off for r in moved)} nodes with the option left off."
     )
+    rows += [
+        f"Without a mover, {r.fault}: {text}"
+        for r in rounds
+        for text in r.damage
+        if r.way == NO_MOVER
+    ]
     return "\n".join(rows)
 
 

@@ -19,7 +19,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +102,7 @@ class Stage:
     before: data.Digest
     client: RedisCluster
     cuts: int = 0
+    trace: list[str] = field(default_factory=list)
 
     def run(self, way: str, *cuts: Cut) -> Run:
         options = {
@@ -132,8 +133,13 @@ class Stage:
     def assert_moved(self) -> None:
         """And the emptied S is a primary still, with its replica."""
         self.assert_owned()
-        assert "master" in me(self.source).flags
-        assert self.followed() == sorted((self.source.id, self.target.id))
+        assert "master" in me(self.source).flags, self.told()
+        assert self.followed() == sorted((self.source.id, self.target.id)), self.told()
+
+    def told(self) -> str:
+        views = "\n".join(f"{at}:\n{text}" for at, text in self.cluster.nodes_text().items())
+        trace = "\n".join(changes(self.trace))
+        return f"from {self.source.address} to {self.target.address}\n{trace}\n{views}"
 
     def followed(self) -> list[str]:
         return sorted(me(node).primary_id for node in self.cluster.replicas())
@@ -174,7 +180,9 @@ def small(request: pytest.FixtureRequest) -> Iterator[Callable[[Engine], Cluster
 
     def get(engine: Engine) -> Cluster:
         if engine.name not in made:
-            made[engine.name] = Cluster.start(engine, 3, 0, slots=SHARES, spare=2)
+            made[engine.name] = Cluster.start(
+                engine, 3, 0, slots=SHARES, spare=2, config={"cluster-migration-barrier": 9}
+            )
             for replica, primary in zip(made[engine.name].spares, (0, 2), strict=True):
                 follow(made[engine.name], replica, made[engine.name].nodes[primary])
         cluster = made[engine.name]
@@ -229,6 +237,7 @@ def cut_once(stage: Stage, way: str, cut: Cut) -> None:
     """One run that is cut, and, unless that changed nothing, another one to the end."""
     attempt = stage.run(way, cut)
     result = attempt.ended(stage.end_cached_sockets)
+    stage.trace = attempt.trace
     if len(attempt.trace) < cut.nth:
         assert_success(result)  # it had less to do than the first one
     else:

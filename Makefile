@@ -108,7 +108,7 @@ _lint-ruff:
 _lint-format:
 	$(BIN)/ruff format --quiet --check .
 _lint-mypy:
-	MYPYPATH=$(VENV)/collections $(BIN)/mypy $(wildcard tests/harness benchmarks) tests/summary.py \
+	MYPYPATH=$(VENV)/collections $(BIN)/mypy $(wildcard tests/harness tests/chaos benchmarks) tests/summary.py \
 		$(addprefix $(VENV)/collections/ansible_collections/keyslot/redis/plugins/,\
 			filter inventory module_utils plugin_utils)
 _lint-yamllint:
@@ -138,6 +138,15 @@ BENCH ?=
 .PHONY: bench
 bench: venv  ## Measure this and the vendors' tools in turn (CASES="classic atomic", BENCH=options)
 	@$(BIN)/python -m benchmarks run $(CASES) --json $(BUILD)/benchmarks.json $(BENCH)
+
+# How long faults strike on each engine, and in which order they come.
+SECONDS ?= 300
+SEED ?= 1
+.PHONY: chaos
+chaos: venv  ## Strike at clusters while slots move, and cut runs everywhere (SECONDS=, SEED=, ENGINES=)
+	@PYTHONPATH=$(VENV)/collections $(BIN)/python -m tests.chaos --seconds $(SECONDS) --seed $(SEED) \
+		--baseline --json $(BUILD)/chaos.json
+	@KEYSLOT_CRASH_POINTS=all $(BIN)/pytest tests/system/test_crash_points.py -n $(JOBS) --dist loadgroup
 
 .PHONY: copy
 copy: venv $(CORE_STAMP)

@@ -34,6 +34,7 @@ from ansible_collections.keyslot.redis.plugins.module_utils._topology import (
 T = t.TypeVar("T")
 
 MAX_THREADS = 32
+AGREE_SECONDS = 2.0
 
 
 class Cluster:
@@ -50,6 +51,7 @@ class Cluster:
         self.login = login
         self.address_map = address_map
         self._servers: dict[str, Server] = {}
+        self._answered: dict[str, Server] = {}
         self._dead: dict[str, str] = {}
         self._threads = ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="keyslot")
 
@@ -62,7 +64,7 @@ class Cluster:
     def close(self) -> None:
         """Ends all connections and threads."""
         self._threads.shutdown(wait=True)
-        for server in self._servers.values():
+        for server in {*self._servers.values(), *self._answered.values()}:
             server.close()
 
     def dial(self, address: str, hostname: str = "") -> Server:
@@ -78,8 +80,8 @@ class Cluster:
         return Server(hostname if hostname and self.login.tls else host, port, self.login)
 
     def server(self, node_id: str) -> Server:
-        """The server of a member that has answered before."""
-        return self._servers[node_id]
+        """The server of a member that has answered before, if not when it was asked last."""
+        return self._servers.get(node_id) or self._answered[node_id]
 
     def observe(self) -> Topology:
         """Asks every member, all at once, one round trip each.
@@ -106,6 +108,14 @@ class Cluster:
                 else:
                     missing[node_id] = str(answer)
 
+    def observe_agreed(self) -> Topology:
+        """Like `observe`, with a moment for nodes that do not agree: a run that was killed as it
+        gave slots away ended before all had heard of it."""
+        try:
+            return self.wait(AGREE_SECONDS, told_ok, "agreement")
+        except NotConverged:
+            return self.observe()
+
     def _asker(self, lines: t.Mapping[str, Line]) -> t.Callable[[str], Report]:
         return lambda node_id: self._ask_member(lines[node_id])
 
@@ -125,6 +135,7 @@ class Cluster:
                 reasons.append(str(exc))
                 continue
             self._servers = {report.id: server, **self._servers}
+            self._answered[report.id] = server
             return report
         raise Unreachable(
             "no node of the cluster could be asked (those are login_host with login_port, and "
@@ -147,7 +158,7 @@ class Cluster:
             self._servers.pop(line.id, None)
             raise
         self._dead.pop(line.id, None)
-        self._servers[line.id] = server
+        self._servers[line.id] = self._answered[line.id] = server
         return report
 
     @staticmethod

@@ -116,7 +116,7 @@ def prepare(
     `make_goal` gets what was observed and may add nodes to it that are about to join (check mode).
     Raises OptionError or Refused.
     """
-    goal, topology = make_goal(cluster.observe())
+    goal, topology = make_goal(cluster.observe_agreed())
     running = _running_jobs(cluster, topology, goal)
     opened = sort_open_slots(cluster, topology, goal)
     # Raises for a goal that can't be reached, before anything is cleared for it.

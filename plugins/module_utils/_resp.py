@@ -19,6 +19,10 @@ Command = t.Sequence[t.Union[str, bytes, int]]
 Reply = t.Any
 
 CHUNK = 1 << 16
+# A value has at most 512 MiB (proto-max-bulk-len); no reply that we ask for has arrays in so many.
+MOST_BYTES = 1 << 32
+MOST_DEPTH = 64
+MOST_DIGITS = 20
 
 
 class Malformed(ValueError):
@@ -48,6 +52,13 @@ def _packed(word: str | int) -> bytes:
     return b"$%d\r\n%b\r\n" % (len(encoded), encoded)
 
 
+def _number(text: bytes, most: int | None = None) -> int:
+    digits = text[1:] if text[:1] == b"-" else text
+    if not digits.isdigit() or len(digits) > MOST_DIGITS or (most and int(text) > most):
+        raise Malformed(f"a reply with the number {text[:20]!r}")
+    return int(text)
+
+
 class Reader:
     """Replies from a stream. `receive` returns some more bytes, at most as many as it is asked for,
     and none at the stream's end."""
@@ -56,6 +67,7 @@ class Reader:
         self._receive = receive
         self._buffer = b""
         self._at = 0
+        self._depth = 0
 
     def read(self) -> Reply:
         """The next reply: bytes, an int, None, a list of replies, or an ErrorText.
@@ -68,19 +80,27 @@ class Reader:
         kind, rest = self._buffer[self._at : self._at + 1], self._buffer[self._at + 1 : end]
         self._at = end + 2
         if kind == b":":
-            return int(rest)
+            return _number(rest)
         if kind == b"$":
-            size = int(rest)
+            size = _number(rest, MOST_BYTES)
             return None if size < 0 else self._bulk(size)
         if kind == b"+":
             return rest
         if kind == b"*":
-            size = int(rest)
-            return None if size < 0 else [self.read() for _number in range(size)]
+            size = _number(rest, MOST_BYTES)
+            return None if size < 0 else self._array(size)
         if kind == b"-":
             text = rest.decode("utf-8", "backslashreplace")
             return ErrorText(text[4:] if text.startswith("ERR ") else text)
         raise Malformed(f"a reply that begins with {kind + rest[:20]!r}")
+
+    def _array(self, size: int) -> list[Reply]:
+        if self._depth == MOST_DEPTH:
+            raise Malformed(f"a reply in more than {MOST_DEPTH} arrays")
+        self._depth += 1
+        items = [self.read() for _item in range(size)]
+        self._depth -= 1
+        return items
 
     def _next_end(self) -> int:
         """Where the line ends that is not all here yet."""
@@ -101,6 +121,8 @@ class Reader:
                 missing -= len(parts[-1])
             self._buffer, self._at, end = b"".join(parts), 0, size
         found = self._buffer[self._at : end]
+        if self._buffer[end : end + 2] != b"\r\n":
+            raise Malformed(f"{size} bytes and then {self._buffer[end : end + 2]!r}")
         self._at = end + 2
         return found
 

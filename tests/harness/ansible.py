@@ -92,6 +92,31 @@ def run_module(name: str, options: Mapping[str, Any], **how: Any) -> dict[str, A
     return result_of(start_module(name, options, **how))
 
 
+def playbook_command(name: str, variables: Mapping[str, Any], *words: str) -> list[str]:
+    """The words that run `keyslot.redis.NAME`, or a file, on localhost."""
+    return [
+        str(Path(sys.executable).with_name("ansible-playbook")),
+        name if name.endswith(".yml") else f"{NAMESPACE}.{name}",
+        "--inventory",
+        "localhost,",
+        "--connection",
+        "local",
+        "--extra-vars",
+        json.dumps(dict(variables)),
+        *words,
+    ]
+
+
+def playbook_environment(results: str, **extra: str) -> dict[str, str]:
+    """An environment in which each task's result goes, as a line of JSON, into this file."""
+    return environment(
+        ANSIBLE_CALLBACK_PLUGINS=str(Path(__file__).with_name("callbacks")),
+        ANSIBLE_CALLBACKS_ENABLED="keyslot_results",
+        KEYSLOT_RESULTS=results,
+        **extra,
+    )
+
+
 def run_playbook(
     name: str,
     variables: Mapping[str, Any],
@@ -102,27 +127,12 @@ def run_playbook(
     `--check`."""
     with tempfile.NamedTemporaryFile("r", suffix=".jsonl") as lines:
         process = subprocess.run(
-            [
-                str(Path(sys.executable).with_name("ansible-playbook")),
-                name if name.endswith(".yml") else f"{NAMESPACE}.{name}",
-                "--inventory",
-                "localhost,",
-                "--connection",
-                "local",
-                "--extra-vars",
-                json.dumps(dict(variables)),
-                *words,
-            ],
+            playbook_command(name, variables, *words),
             capture_output=True,
             text=True,
             timeout=SECONDS,
             check=False,
-            env=environment(
-                ANSIBLE_CALLBACK_PLUGINS=str(Path(__file__).with_name("callbacks")),
-                ANSIBLE_CALLBACKS_ENABLED="keyslot_results",
-                KEYSLOT_RESULTS=lines.name,
-                **(env or {}),
-            ),
+            env=playbook_environment(lines.name, **(env or {})),
         )
         told = [json.loads(line) for line in lines]
     results = [(item["task"], item["result"]) for item in told]

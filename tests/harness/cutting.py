@@ -19,11 +19,12 @@ import json
 import multiprocessing
 import os
 import re
+import signal
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
@@ -39,11 +40,12 @@ from ansible_collections.keyslot.redis.plugins.module_utils._server import Serve
 ROOT = Path(__file__).resolve().parents[2]
 COLLECTIONS = Path(sys.prefix) / "collections"
 MODULES = "ansible_collections.keyslot.redis.plugins.modules"
+UTILS = "ansible_collections.keyslot.redis.plugins.module_utils"
 KILLED = 86
 LOADED_ONCE = basic.AnsibleModule  # for all runs, which fork from here
 SECONDS = 120.0
 
-Action = Literal["kill before", "kill after", "lose", "hold"]
+Action = Literal["kill before", "kill sent", "kill after", "lose", "lose one", "hold"]
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,9 @@ class Cut:
 
     kill before, kill after: the process ends before it is sent, or when it has been answered;
     what stands before it in its pipeline has been answered, what stands after it is not sent.
+    kill sent: SIGKILL as soon as it has been sent, with what stands before it in its pipeline.
     lose: its pipeline is sent and carried out, the connection ends, and with it the replies.
+    lose one: the same, but what stands after it in its pipeline is not sent; then it is held.
     hold: its pipeline is not sent until `Run.go()`.
     """
 
@@ -68,14 +72,22 @@ class Run:
     and as a pattern sees them, and `written` the files that it opened for writing.
     """
 
-    def __init__(self, module: str, options: Mapping[str, Any], cuts: Sequence[Cut]) -> None:
+    def __init__(
+        self,
+        module: str,
+        options: Mapping[str, Any],
+        cuts: Sequence[Cut],
+        constants: Mapping[str, Any],
+    ) -> None:
         self.trace: list[str] = []
         self.written: list[str] = []
         self._connection, theirs = multiprocessing.Pipe()
         context = multiprocessing.get_context("forkserver")
         _start_server()
         self._process = context.Process(
-            target=_child, args=(theirs, module, dict(options), tuple(cuts)), daemon=True
+            target=_child,
+            args=(theirs, module, dict(options), tuple(cuts), dict(constants)),
+            daemon=True,
         )
         self._process.start()
         theirs.close()
@@ -102,7 +114,28 @@ class Run:
         kind, value = self._next()
         self._process.join()
         assert kind == "killed", f"not killed: {value}"
-        return self._process.exitcode == KILLED
+        return self._process.exitcode in (KILLED, -signal.SIGKILL)
+
+    def ended(self, held: Callable[[], None] = lambda: None) -> dict[str, Any] | None:
+        """Waits for its end; the module's result, None if it was killed. Whenever it is held, it
+        goes on when `held` has been called."""
+        kind, value = self._next()
+        while kind == "held":
+            held()
+            self.go()
+            kind, value = self._next()
+        self._process.join()
+        assert kind in ("result", "killed", "died"), f"{kind}: {value}"
+        return value if kind == "result" else None
+
+    @property
+    def under_way(self) -> bool:
+        """Whether its process lives."""
+        return self._process.is_alive()
+
+    def kill(self) -> None:
+        """SIGKILL, now; its trace is lost."""
+        self._process.kill()
 
     def _next(self) -> tuple[str, Any]:
         if not self._connection.poll(SECONDS):
@@ -110,14 +143,22 @@ class Run:
             raise AssertionError(f"nothing happened for {SECONDS:g} s")
         try:
             kind, value, self.trace, self.written = self._connection.recv()
-        except EOFError:
+        except (EOFError, OSError):  # killed, perhaps in the midst of telling
             return "died", None
         return kind, value
 
 
-def start(module: str, options: Mapping[str, Any], *cuts: Cut) -> Run:
-    """Starts a module (its options as a task gives them) with these cuts."""
-    return Run(module, options, cuts)
+def start(
+    module: str,
+    options: Mapping[str, Any],
+    *cuts: Cut,
+    constants: Mapping[str, Any] | None = None,
+) -> Run:
+    """Starts a module (its options as a task gives them) with these cuts.
+
+    constants: `_membership.QUIET_SECONDS` … of module_utils, that have another value in this run.
+    """
+    return Run(module, options, cuts, constants or {})
 
 
 def run(module: str, options: Mapping[str, Any], *cuts: Cut) -> dict[str, Any]:
@@ -143,9 +184,16 @@ def _start_server() -> None:
 
 
 def _child(
-    parent: Connection, module: str, options: Mapping[str, Any], cuts: Sequence[Cut]
+    parent: Connection,
+    module: str,
+    options: Mapping[str, Any],
+    cuts: Sequence[Cut],
+    constants: Mapping[str, Any],
 ) -> None:
     """Runs the module's main() with its arguments on standard input, as Ansible does."""
+    for path, constant in constants.items():
+        file, _dot, name = path.rpartition(".")
+        setattr(importlib.import_module(f"{UTILS}.{file}"), name, constant)
     cutter = _Cutter(parent, cuts)
     cutter.install()
     arguments = json.dumps({"ANSIBLE_MODULE_ARGS": dict(options)}).encode()
@@ -196,8 +244,8 @@ class _Cutter:
         with self._lock:
             cut, index = self._due(server, commands)
             last = len(commands)
-            if cut and cut.action in ("kill before", "kill after"):
-                last = index + (cut.action == "kill after")
+            if cut and cut.action not in ("lose", "hold"):
+                last = index + (cut.action != "kill before")
             self._trace += [_line(server, command) for command in commands[:last]]
             if cut and cut.action == "hold":
                 self.tell("held", _line(server, commands[index]))
@@ -207,10 +255,24 @@ class _Cutter:
         elif cut.action == "lose":
             self._send(server, commands)
             time.sleep(0.3)
-            server.close()
-            raise LostConnection(f"the connection to {server.address} was cut by the test")
+            self._lose(server)
+        elif cut.action == "lose one":
+            self._send(server, commands[:last])
+            server._receive(commands[:last])
+            self.tell("held", self._trace[-1])
+            self._parent.recv()
+            self._lose(server)
+        elif cut.action == "kill sent":
+            self._send(server, commands[:last])
+            self.tell("killed", None)
+            os.kill(os.getpid(), signal.SIGKILL)
         else:
             self._die(server, commands[:last])
+
+    @staticmethod
+    def _lose(server: Server) -> None:
+        server.close()
+        raise LostConnection(f"the connection to {server.address} was cut by the test")
 
     def _die(self, server: Server, commands: Sequence[Command]) -> None:
         with self._lock:

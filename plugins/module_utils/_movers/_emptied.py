@@ -16,7 +16,12 @@ from ansible_collections.keyslot.redis.plugins.module_utils._errors import (
     NotConverged,
 )
 from ansible_collections.keyslot.redis.plugins.module_utils._lane import Lane
-from ansible_collections.keyslot.redis.plugins.module_utils._topology import Topology
+from ansible_collections.keyslot.redis.plugins.module_utils._server import text
+from ansible_collections.keyslot.redis.plugins.module_utils._slots import from_ranges
+from ansible_collections.keyslot.redis.plugins.module_utils._topology import (
+    Topology,
+    parse_view,
+)
 
 OPTION = "cluster-allow-replica-migration"
 
@@ -26,16 +31,23 @@ def kept_as_primary(lane: Lane) -> t.Iterator[None]:
     """Within it the source stays an empty primary, and its replicas stay its own.
 
     The option is put back as soon as source and replicas know that the slots are gone; later it
-    changes nothing any more. Killed in here, the option stays off: redis_cluster_info names it.
+    changes nothing any more. That holds for a target that took them when its reply was lost, too.
+    Killed in here, the option stays off: redis_cluster_info names it.
     """
     family = [lane.move.source, *(n.id for n in lane.topology.replicas_of(lane.move.source))]
     reports = lane.topology.reports
     on = [node for node in family if node in reports and reports[node].config.get(OPTION) != "no"]
     changed = _set(lane, on, "no")
+    gone = True
     try:
-        yield
-        if changed:
-            _wait_until_known(lane, changed)
+        try:
+            yield
+        except KeyslotError:
+            gone = _has_taken(lane)
+            raise
+        finally:
+            if changed and gone:
+                _wait_until_known(lane, changed)
     finally:
         _set(lane, changed, "yes")
 
@@ -54,14 +66,31 @@ def _set(lane: Lane, node_ids: t.Sequence[str], value: str) -> list[str]:
     return done
 
 
+def _has_taken(lane: Lane) -> bool:
+    """Whether the target, as far as it can be asked, owns a slot that doesn't count as moved."""
+    try:
+        view = parse_view(text(lane.target.call("CLUSTER", "NODES")))
+    except KeyslotError:
+        return False
+    return not set(from_ranges(view.me.ranges)).isdisjoint(lane.slots_left)
+
+
 def _wait_until_known(lane: Lane, node_ids: t.Sequence[str]) -> None:
-    source = lane.move.source
+    """Until they know that the slots are gone, and the epoch that says so: Valkey's replicas have
+    the former by replication, and would believe an older word of the source before the latter."""
+    source, target = lane.move.source, lane.move.target
 
     def still_wrong(topology: Topology) -> str | None:
+        taker = topology.reports.get(target)
         for node_id in node_ids:
-            report = topology.reports.get(node_id)
-            if report and source in report.view.lines and report.view.lines[source].slots_text:
-                return f"{topology.name(node_id)} still counts slots as {topology.name(source)}'s"
+            name, report = topology.name(node_id), topology.reports.get(node_id)
+            if report is None:
+                return f"{name} can't be asked about {topology.name(source)}"
+            lines = report.view.lines
+            if source in lines and lines[source].slots_text:
+                return f"{name} still counts slots as {topology.name(source)}'s"
+            if taker and target in lines and lines[target].epoch < taker.view.me.epoch:
+                return f"{name} has not heard of the epoch of {topology.name(target)}"
         return None
 
     try:

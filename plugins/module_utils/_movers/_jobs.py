@@ -31,7 +31,7 @@ from ansible_collections.keyslot.redis.plugins.module_utils._movers._emptied imp
 )
 from ansible_collections.keyslot.redis.plugins.module_utils._plan import Move
 from ansible_collections.keyslot.redis.plugins.module_utils._resp import Command, Reply
-from ansible_collections.keyslot.redis.plugins.module_utils._server import text
+from ansible_collections.keyslot.redis.plugins.module_utils._server import Server, text
 from ansible_collections.keyslot.redis.plugins.module_utils._slots import (
     format_slots,
     from_ranges,
@@ -39,9 +39,12 @@ from ansible_collections.keyslot.redis.plugins.module_utils._slots import (
 )
 from ansible_collections.keyslot.redis.plugins.module_utils._topology import (
     Topology,
+    View,
     parse_info,
     parse_view,
 )
+
+T = t.TypeVar("T")
 
 # Each job costs a fork, a pause and a poll or two: many small ones are as bad as a huge one, whose
 # clean-up holds the source up.
@@ -121,8 +124,17 @@ def move_in_jobs(engine: Engine, lane: Lane) -> None:
 
 
 def _running(engine: Engine, lane: Lane, todo: list[int]) -> Job | None:
-    jobs = [job for job in engine.look(lane) if not job.over and job.slots.intersection(todo)]
+    told = _again(lambda: engine.look(lane))
+    jobs = [job for job in told if not job.over and job.slots.intersection(todo)]
     return jobs[0] if jobs else None
+
+
+def _again(ask: t.Callable[[], T]) -> T:
+    """What a question is answered with; it is asked again after the connection was lost."""
+    try:
+        return ask()
+    except LostConnection:
+        return ask()
 
 
 def _next_slots(engine: Engine, lane: Lane, todo: list[int], pace: Pace) -> list[int]:
@@ -146,7 +158,7 @@ def _run_job(
     takes_last = len(slots) == lane.donor.slots_left
     with kept_as_primary(lane) if takes_last else nullcontext():
         try:
-            job_id = running.id if running else engine.start(lane, slots)
+            job_id = running.id if running else _begin(engine, lane, slots)
         except ReplyError as exc:
             time.sleep(LONGEST_PAUSE)
             ids = (lane.move.source, lane.move.target)
@@ -157,6 +169,17 @@ def _run_job(
     lane.tally.pause(longest)
     pace.took(longest, sum(lane.key_counts[slot] for slot in slots))
     return ended
+
+
+def _begin(engine: Engine, lane: Lane, slots: list[int]) -> str:
+    """The id of the new job; if the connection was lost, it may have begun all the same."""
+    try:
+        return engine.start(lane, slots)
+    except LostConnection:
+        begun = _running(engine, lane, slots)
+        if begun is None:
+            raise
+        return begun.id
 
 
 def _wait(engine: Engine, lane: Lane, job_id: str, slots: list[int]) -> tuple[Job | None, float]:
@@ -240,17 +263,20 @@ def _stuck_text(lane: Lane, slots: list[int], job: Job | None) -> str:
 
 def _take_stock(lane: Lane, todo: list[int]) -> set[int]:
     """Those of the slots that the target owns by now; they count as moved."""
-    view = parse_view(text(lane.target.call("CLUSTER", "NODES")))
-    taken = set(from_ranges(view.me.ranges)).intersection(todo)
+    taken = set(from_ranges(_view(lane.target).me.ranges)).intersection(todo)
     _count(lane, sorted(taken))
     return taken
+
+
+def _view(server: Server) -> View:
+    return parse_view(text(_again(lambda: server.call("CLUSTER", "NODES"))))
 
 
 def _wait_until_owned(lane: Lane, slots: list[int]) -> None:
     """Until target and source both say that the slots are the target's."""
     deadline = time.monotonic() + lane.movement.wait_timeout
     while time.monotonic() < deadline:
-        views = [parse_view(text(s.call("CLUSTER", "NODES"))) for s in (lane.target, lane.source)]
+        views = [_view(server) for server in (lane.target, lane.source)]
         if all(view.owners[slot] == lane.move.target for view in views for slot in slots):
             return
         time.sleep(FIRST_PAUSE)

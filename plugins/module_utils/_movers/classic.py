@@ -12,6 +12,7 @@ keys stand on one of the two nodes each; calling `move` again goes on from there
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import time
@@ -66,6 +67,7 @@ NEW_CLIENT_PATIENCE = 5.0  # seconds
 EPOCH_PAUSE = 0.05
 # Longer than TCP may hold a message of the cluster bus back (Nagle and delayed ACK: 40 to 200 ms).
 OLD_NEWS_SECONDS = 0.25
+PASSING_PAUSE = 1.0  # a node that comes back says CLUSTERDOWN for two seconds
 PASSING = ("CLUSTERDOWN", "LOADING", "BUSY ", "TRYAGAIN", "MASTERDOWN")
 NOT_PRIMARY = ("SETSLOT only with masters", "SETSLOT only with primaries")
 
@@ -165,18 +167,25 @@ def _move_batch(lane: Lane, paces: _Paces, batch: list[int]) -> None:
     lost: KeyslotError | None = None
     for attempt in range(ATTEMPTS):
         try:
+            slots = [slot for slot in slots if slot in lane.slots_left]
             if attempt or lane.adopted.intersection(slots):
                 slots = _resume(lane, slots)
             unmoved = _move_once(lane, paces, slots) if slots else None
         except (LostConnection, Unreachable, _Uncertain) as exc:
             lost = exc
-            continue
-        if unmoved:
-            raise Stopped(unmoved)
-        return
+        except ReplyError as exc:
+            if not _will_pass(exc):
+                raise
+            lost = exc
+            time.sleep(PASSING_PAUSE)
+        else:
+            if unmoved:
+                raise Stopped(unmoved)
+            return
+    reason = str(lost).rstrip(".")
     raise Stopped(
         f"slots {', '.join(format_slots(slots))} are left open from {lane.name} after {ATTEMPTS} "
-        f"attempts: {lost} Run it again when both nodes answer."
+        f"attempts: {reason}. Run it again when both nodes answer."
     )
 
 
@@ -322,10 +331,17 @@ def _open(lane: Lane, paces: _Paces, slots: list[int]) -> _Epochs:
 
 def _no_errors(lane: Lane, errors: t.Mapping[int, ReplyError]) -> None:
     for slot, error in errors.items():
+        if _will_pass(error):
+            raise error
         raise Stopped(
             f"slot {slot} can't move from {lane.name}: {error}. The owners have changed under the "
             "run; run it again, it goes on from what it finds."
         )
+
+
+def _will_pass(error: ReplyError) -> bool:
+    """Whether the server says no for a while only, as one does that has just been started."""
+    return any(word in error.text for word in PASSING)
 
 
 def _checked(reply: Reply) -> Reply:
@@ -447,7 +463,7 @@ def _take_reply(lane: Lane, slot: int, part: list[Key], reply: Reply) -> str | N
     if not isinstance(reply, ReplyError):
         lane.keys_moved += 0 if reply == b"NOKEY" else len(part)
         return None
-    if reply.code == "IOERR" or any(word in reply.text for word in PASSING):
+    if reply.code == "IOERR" or _will_pass(reply):
         raise _Uncertain(f"{reply}.")
     if "BUSYKEY" in reply.text:
         names = [name for _db, name, _size in part]
@@ -586,7 +602,9 @@ def _resume(lane: Lane, slots: list[int]) -> list[int]:
         done = sorted(owned)
         with lane.donor.lock:
             _outrank(lane, _epochs(lane.source.call(*_INFO)).own, _epochs(lane.target.call(*_INFO)))
-            lane.source.pipeline(_setslots(done, "NODE", lane.move.target))
+            takes_last = len(done) == lane.donor.slots_left
+            with kept_as_primary(lane) if takes_last else contextlib.nullcontext():
+                lane.source.pipeline(_setslots(done, "NODE", lane.move.target))
             _finish(lane, done)
     return [slot for slot in left if slot not in owned]
 
@@ -606,10 +624,12 @@ def wait_for_late_restores(lane: Lane) -> None:
                 return
             reason = f"connections by which keys arrive are still open there: {', '.join(late)}"
         except ReplyError as exc:
-            raise Stopped(
-                f"{lane.name} can't go on: {exc}. Its open slots are left as they are; run it "
-                "again when that is mended."
-            ) from None
+            if not _will_pass(exc):
+                raise Stopped(
+                    f"{lane.name} can't go on: {exc}. Its open slots are left as they are; run it "
+                    "again when that is mended."
+                ) from None
+            reason = str(exc)
         except (LostConnection, Unreachable) as exc:
             reason = str(exc)
         time.sleep(0.1)

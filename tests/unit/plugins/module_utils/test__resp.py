@@ -81,3 +81,47 @@ def test_what_is_no_reply_is_refused(stream: bytes) -> None:
 def test_a_stream_that_ends_within_a_reply_says_so(stream: bytes) -> None:
     with pytest.raises(EOFError):
         reader(stream).read()
+
+
+@st.composite
+def noise(draw: st.DrawFn) -> bytes:
+    """Pieces of replies in any order, and bytes that are none."""
+    pieces = st.one_of(
+        replies.map(written),
+        st.binary(max_size=12),
+        st.sampled_from(
+            [b"$", b"*", b":", b"+", b"-", b"%", b"_", b"\r", b"\n", b"\r\n", b"*1\r\n"]
+        ),
+        st.builds(lambda kind, size: kind + b"%d\r\n" % size, st.sampled_from([b"$", b"*"]), big),
+    )
+    return b"".join(draw(st.lists(pieces, max_size=12)))
+
+
+big = st.one_of(st.integers(-(10**20), 10**20), st.integers(-3, 9))
+
+
+@given(noise(), st.integers(1, 40))
+def test_whatever_arrives_is_read_or_malformed_or_ends(stream: bytes, chunk: int) -> None:
+    never = object()
+    with pytest.raises((Malformed, EOFError)):
+        list(iter(reader(stream, chunk).read, never))
+
+
+@pytest.mark.parametrize(
+    "stream",
+    [
+        b":one\r\n",
+        b":1_0\r\n",
+        b": 1\r\n",
+        b"$five\r\n",
+        b"*\r\n",
+        b"$3\r\nabcde\r\n",
+        b"$99999999999\r\n",
+        b"*1\r\n" * 5000,
+        b"\r\n",
+        b"%1\r\n+a\r\n+b\r\n",
+    ],
+)
+def test_what_is_no_reply_is_malformed(stream: bytes) -> None:
+    with pytest.raises(Malformed):
+        reader(stream).read()

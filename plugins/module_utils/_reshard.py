@@ -92,8 +92,11 @@ def _execute(
     """
     with Bystanders(cluster, outcome.before, outcome.tally) as bystanders:
         make_lane = _lane_maker(cluster, outcome, movement, started, bystanders)
+        error = _wait_for_late_keys(outcome.plan, make_lane)
+        if error:
+            return error
         for part in outcome.plan.parts:
-            if len(outcome.plan.adopted) > 1 and part in outcome.plan.adopted[1:]:
+            if part in outcome.plan.adopted[1:]:
                 # Nodes change their parts as giver and taker: the last turn has to be settled.
                 error = _agree(cluster, outcome, movement)
                 if error:
@@ -106,6 +109,19 @@ def _execute(
             if error:
                 return error
     return _agree(cluster, outcome, movement)
+
+
+def _wait_for_late_keys(
+    plan: Plan, make_lane: t.Callable[[Part, Move], Lane]
+) -> KeyslotError | None:
+    """Before this run sends any: its own can't be told from those of an earlier one."""
+    try:
+        for part in (plan.strays, *plan.adopted):
+            for move in part.moves:
+                classic.wait_for_late_restores(make_lane(part, move))
+    except KeyslotError as exc:
+        return exc
+    return None
 
 
 def _agree(cluster: Cluster, outcome: Outcome, movement: Movement) -> KeyslotError | None:

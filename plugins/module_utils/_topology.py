@@ -367,12 +367,14 @@ class Topology:
     def _whose(self, node_id: str | None) -> str:
         return f"{self.name(node_id)}'s" if node_id else "nobody's"
 
-    def problems(self) -> list[Problem]:
-        """Everything that is not as it should be, the gravest first."""
+    def problems(self, strays: t.Mapping[str, int] | None = None) -> list[Problem]:
+        """Everything that is not as it should be, the gravest first. `strays` is node -> keys that
+        it holds outside its slots."""
         return [
             *self._state_problems(),
             *(Problem("disagreement", f"{text}.") for text in self.disagreements()),
             *self._slot_problems(),
+            *(self._stray_problem(node_id, keys) for node_id, keys in (strays or {}).items()),
             *self._replica_problems(),
             *self._address_problems(),
             *self._config_problems(),
@@ -407,6 +409,13 @@ class Topology:
                 f"{'to' if way == 'migrating' else 'from'} {self.name(peer)}."
             )
             yield Problem(f"{kind}_slot", message, node_id, tuple(ranges))
+
+    def _stray_problem(self, node_id: str, keys: int) -> Problem:
+        message = (
+            f"{self.name(node_id)} holds {keys} keys outside its slots, which clients can't see: "
+            "repair it with keyslot.redis.redis_cluster_fix, and do not restart that node before."
+        )
+        return Problem("stray_keys", message, node_id)
 
     def _replica_problems(self) -> t.Iterator[Problem]:
         for node_id, report in sorted(self.reports.items()):

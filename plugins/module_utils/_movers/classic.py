@@ -147,6 +147,9 @@ def _move_batch(lane: Lane, paces: _Paces, batch: list[int]) -> None:
     lost: KeyslotError | None = None
     for attempt in range(ATTEMPTS):
         try:
+            if attempt:
+                with lane.taker.waiting():
+                    wait_for_late_restores(lane)
             if attempt or lane.adopted.intersection(slots):
                 slots = _resume(lane, slots)
             unmoved = _move_once(lane, paces, slots) if slots else None
@@ -593,10 +596,8 @@ def _wait_for_epoch(lane: Lane, theirs: int, heard: _Epochs) -> None:
 
 
 def _resume(lane: Lane, slots: list[int]) -> list[int]:
-    """Waits until nothing of an earlier MIGRATE can arrive any more; returns the slots that are
-    still the source's. Those that the target owns already are handed over to the end."""
-    with lane.taker.waiting():
-        wait_for_late_restores(lane)
+    """Once nothing of an earlier MIGRATE can arrive any more: returns the slots that are still the
+    source's. Those that the target owns already are handed over to the end."""
     if lane.stray:
         return slots
     target = parse_view(text(lane.target.call("CLUSTER", "NODES")))
@@ -612,8 +613,9 @@ def _resume(lane: Lane, slots: list[int]) -> list[int]:
 
 
 def wait_for_late_restores(lane: Lane) -> None:
-    """Until the target answers on a new connection and no connection by which the source sent
-    keys is left there: a frozen target carries out what lies in its buffers when it wakes.
+    """Before slots are adopted, and after a loss: until the target answers on a new connection and
+    no connection by which the source sent keys is left there. A frozen target carries out what lies
+    in its buffers when it wakes.
 
     Raises Stopped after `wait_timeout` seconds.
     """

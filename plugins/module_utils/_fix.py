@@ -112,12 +112,11 @@ def _repair(cluster: Cluster, done: Fixed, on_uncovered: str, movement: Movement
         _own(cluster, topology, ownership, movement.wait_timeout)
         done.repairs += repairs
         cluster.wait(movement.wait_timeout, told_ok, "agreement on the owners of all slots")
-    on_replicas = _on_replicas(topology)
     done.outcome = reshard(cluster, _goal, movement, check_mode=False)
     done.repairs += describe_opened(done.outcome.before, _finished(done.outcome))
     if done.outcome.error is None and not _left(done.outcome):
         _wait_until_closed(cluster, movement.wait_timeout)
-        done.repairs += on_replicas
+        done.repairs += _on_replicas(topology)
 
 
 def _when_settled(cluster: Cluster) -> Topology:
@@ -206,19 +205,22 @@ def _by_node(pairs: t.Iterable[tuple[str, int]]) -> dict[str, list[int]]:
 
 
 def _raise_epoch(cluster: Cluster, topology: Topology, node: str, deadline: float) -> None:
-    """Above that of every node that answers."""
+    """Above that of every other primary that answers."""
+    others = [line.id for line in topology.primaries if line.id in topology.reports]
+    others.remove(node)
     server = cluster.server(node)
     while True:
         server.call("CLUSTER", "BUMPEPOCH")
-        reports = cluster.observe().reports
-        highest = max((r.epoch for n, r in reports.items() if n != node), default=0)
-        if reports[node].epoch > highest:
+        own = server.report().epoch
+        told = cluster.each(others, lambda other: cluster.server(other).report().epoch).values()
+        highest = max((epoch for epoch in told if isinstance(epoch, int)), default=0)
+        if own > highest:
             return
         if time.monotonic() > deadline:
             raise Stopped(
-                f"the epoch of {topology.name(node)} stays at {reports[node].epoch}, that of "
-                f"another node is {highest}: its claim to slots may not hold. Look at CLUSTER "
-                "NODES of both, then run it again."
+                f"the epoch of {topology.name(node)} stays at {own}, that of another node is "
+                f"{highest}: its claim to slots may not hold. Look at CLUSTER NODES of both, then "
+                "run it again."
             )
         time.sleep(0.1)
 

@@ -116,7 +116,7 @@ def _check_peer(topology: Topology, marker: OpenSlot) -> None:
             f"slot {marker.slot} is on its way from {topology.name(marker.node)} to "
             f"{topology.name(marker.peer)}, which can't be reached and may hold keys of it: "
             f"{topology.missing[marker.peer]} Nothing was changed: bring that node back, or give "
-            "its keys up and remove it with keyslot.redis.redis_cluster_forget; then run it again."
+            f"its keys up, with CLUSTER FORGET {marker.peer} on each other node; then run it again."
         )
 
 
@@ -221,8 +221,9 @@ def _check_owners_answer(topology: Topology) -> None:
     for node, slots in lost.items():
         raise Refused(
             f"slots {', '.join(format_slots(slots))} are {topology.name(node)}'s, which can't be "
-            f"reached: {topology.missing[node]} Nothing was changed: bring it back, or let its "
-            "replica take over, then run it again."
+            f"reached: {topology.missing[node]} Nothing was changed: bring it back, or let a "
+            f"replica take over, or give its keys up, with CLUSTER FORGET {node} on each other "
+            "node; then run it again."
         )
 
 
@@ -239,8 +240,8 @@ def _check_may_assign(topology: Topology, on_uncovered: str) -> None:
             raise Refused(
                 f"slots {ranges} are served by nobody, and {topology.name(node)}, which can't be "
                 f"reached, may hold keys of them: {topology.missing[node]} Nothing was changed: "
-                "bring that node back, or give its keys up and remove it with "
-                "keyslot.redis.redis_cluster_forget; then run it again."
+                f"bring that node back, or give its keys up, with CLUSTER FORGET {node} on each "
+                "other node; then run it again."
             )
 
 

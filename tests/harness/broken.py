@@ -303,13 +303,21 @@ def two_owners(stage: Scene) -> None:
     victim = stage.owner.id
 
     def edit(line: str) -> str:
-        if line.startswith(victim):
-            return line.replace(f" {stage.slot}-", f" {stage.slot + 1}-")
+        words = line.split(" ")
+        if words[0] == victim:
+            return " ".join(filter(None, (_without(word, stage.slot) for word in words)))
         return f"{line} {stage.slot}" if "myself" in line else line
 
     stage.owner.call("CLUSTER", "BUMPEPOCH")
     restart_with_data(stage, stage.other, edit)
     assert owner_told_by(stage.other, stage.slot) == stage.other.id
+
+
+def _without(word: str, slot: int) -> str:
+    """A word of nodes.conf without its first slot, if that is the slot."""
+    if word.startswith(f"{slot}-"):
+        return word.replace(f"{slot}-", f"{slot + 1}-", 1)
+    return "" if word == str(slot) else word
 
 
 def names_a_forgotten_node(stage: Scene) -> None:

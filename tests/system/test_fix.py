@@ -23,7 +23,7 @@ import redis
 from tests.harness import broken, data
 from tests.harness.broken import State
 from tests.harness.cluster import Cluster
-from tests.harness.cutting import Cut, Run, run, start
+from tests.harness.cutting import Cut, Run, start
 from tests.harness.engines import Engine
 from tests.harness.node import Node
 

@@ -12,6 +12,7 @@ command line tools do:
 
 from __future__ import annotations
 
+import contextlib
 import re
 import subprocess
 import sys
@@ -562,34 +563,37 @@ def vendor_fix(stage: Scene) -> str:
 
 def outcome(stage: Scene) -> str:
     """What has become of the cluster and its keys."""
-    found = []
-    markers = {node: me(node).open for node in stage.cluster.primaries()}
-    found += [f"{node.port} has {' '.join(texts)}" for node, texts in markers.items() if texts]
+    cluster = stage.cluster
+    dead = [node for node in cluster.all_nodes() if not node.running]
+    if dead:
+        crash = [line for node in dead for line in node.log().splitlines() if "ASSERTION" in line]
+        return f"{len(dead)} servers have ended: {' '.join(crash)[:200]}"
+    found = [
+        f"{node.port} has {' '.join(me(node).open)}"
+        for node in cluster.primaries()
+        if me(node).open
+    ]
     try:
-        stage.cluster.wait_healthy(8)
+        cluster.wait_healthy(8)
     except AssertionError as error:
         found.append(str(error).splitlines()[-1])
+    missing = len(stage.before) - readable(stage)
+    found += [f"{missing} of {len(stage.before)} keys can't be read"] if missing else []
+    roles = {stage.owner: "owner", stage.taker: "taker", stage.other: "other"}
+    held = {roles[node]: count(node, stage.slot) for node in roles if node in cluster.primaries()}
+    told = ", ".join(f"{role} {keys}" for role, keys in held.items() if keys)
+    owner = next((roles[n] for n in roles if n.id == owner_told_by(stage.owner, stage.slot)), "")
+    return f"slot at {owner or 'nobody'}, keys: {told}; {'; '.join(found) or 'in order'}"
+
+
+def readable(stage: Scene) -> int:
+    """How many of the keys a client finds."""
+    found = 0
     with stage.cluster.seed_client() as client:
-        missing = []
         for name in stage.before:
-            try:
-                missing += [] if client.exists(name) else [name]
-            except redis.RedisError as error:
-                missing.append(name)
-                found.append(repr(error))
-                break
-    found += [f"{len(missing)} of {len(stage.before)} keys can't be read"] if missing else []
-    places = {node: count(node, stage.slot) for node in stage.cluster.primaries()}
-    held = [
-        f"{role} {places[node]}"
-        for role, node in (("owner", stage.owner), ("taker", stage.taker), ("other", stage.other))
-        if places.get(node)
-    ]
-    owner = owner_told_by(stage.owner, stage.slot)
-    names = {stage.owner.id: "owner", stage.taker.id: "taker", stage.other.id: "other"}
-    return f"slot at {names.get(owner, owner or 'nobody')}, keys: {', '.join(held)}; " + (
-        "; ".join(found) or "in order"
-    )
+            with contextlib.suppress(redis.RedisError):
+                found += client.exists(name)
+    return found
 
 
 def main(names: Iterable[str]) -> None:

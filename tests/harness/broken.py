@@ -393,6 +393,11 @@ class State:
     def name(self) -> str:
         return self.make.__name__
 
+    def kinds_on(self, engine: Engine) -> frozenset[str]:
+        """Valkey's replicas keep what their primary has lost by DELSLOTS."""
+        left = self.make is uncovered_and_importing and is_valkey(engine)
+        return self.kinds | {"clear"} if left else self.kinds
+
 
 ASSIGN = (("on_uncovered", "assign"),)
 REPLACE = (("on_busy_key", "replace"),)

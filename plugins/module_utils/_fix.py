@@ -105,10 +105,10 @@ def _told(exc: KeyslotError, done: Fixed) -> KeyslotError:
 
 def _repair(cluster: Cluster, done: Fixed, on_uncovered: str, movement: Movement) -> None:
     """All changes are made in here."""
-    topology = done.before
+    topology = cluster.observe()
     ownership, repairs = _plan_ownership(cluster, topology, on_uncovered, probe=True)
     done.ownership = ownership
-    if ownership:
+    if ownership or repairs:
         _own(cluster, topology, ownership, movement.wait_timeout)
         done.repairs += repairs
         cluster.wait(movement.wait_timeout, told_ok, "agreement on the owners of all slots")
@@ -116,7 +116,7 @@ def _repair(cluster: Cluster, done: Fixed, on_uncovered: str, movement: Movement
     done.repairs += describe_opened(done.outcome.before, _finished(done.outcome))
     if done.outcome.error is None and not _left(done.outcome):
         _wait_until_closed(cluster, movement.wait_timeout)
-        done.repairs += _on_replicas(topology)
+        done.repairs += _on_replicas(done.before)
 
 
 def _when_settled(cluster: Cluster) -> Topology:

@@ -51,23 +51,20 @@ def keys_outside(cluster: Cluster, topology: Topology) -> dict[str, int | Keyslo
     Looks twice, because clients write meanwhile: keys that nobody can reach do not get fewer.
     """
     asked = [line.id for line in topology.primaries if _may_hide(topology.reports.get(line.id))]
-    found: dict[str, int | KeyslotError] = {}
-    for _look in range(2):
-        looks = cluster.each(asked, lambda node: _outside(cluster, topology.reports[node]))
-        found = {
-            node: count
-            for node, count in looks.items()
-            if isinstance(count, KeyslotError) or count >= _least(found.get(node, 1))
-        }
-        asked = [node for node, count in found.items() if not isinstance(count, KeyslotError)]
-        if not asked:
-            break
+
+    def look(node: str) -> int:
+        return _outside(cluster, topology.reports[node])
+
+    first = cluster.each(asked, look)
+    doubtful = {node: n for node, n in first.items() if not isinstance(n, KeyslotError) and n > 0}
+    if doubtful:
         time.sleep(PAUSE)
-    return found
-
-
-def _least(before: int | KeyslotError) -> int:
-    return before if isinstance(before, int) else 1
+    second = cluster.each(doubtful, look)
+    return {
+        node: keys
+        for node, keys in {**first, **second}.items()
+        if isinstance(keys, KeyslotError) or (node in doubtful and keys >= doubtful[node])
+    }
 
 
 def _may_hide(report: Report | None) -> bool:

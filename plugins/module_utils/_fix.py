@@ -174,27 +174,57 @@ def _check_allowed(cluster: Cluster, topology: Topology, ownership: Ownership) -
 
 def _own(cluster: Cluster, topology: Topology, ownership: Ownership, timeout: float) -> None:
     """Whoever holds keys of what he takes for his own lets go of the slot first: a node that loses
-    one deletes its keys. An owner's epoch is raised before it claims anything."""
+    one deletes its keys. An owner's epoch is raised before it claims anything, and one owner is
+    known to all before the next one's is raised: a replica can't be told, and believes the higher
+    epoch."""
     deadline = time.monotonic() + timeout
     owners = replace(topology, assigned=ownership.assigned).owners
     for node, slots in _by_node(ownership.drop).items():
         drop: Command = ("CLUSTER", "DELSLOTS", *slots)
         marks = [("CLUSTER", "SETSLOT", slot, "IMPORTING", owners[slot] or "") for slot in slots]
         cluster.server(node).all_ok([drop, *marks])
-    for node in ownership.bump:
-        _raise_epoch(cluster, topology, node, deadline)
     given = _by_node((owner, slot) for slot, owner in ownership.assigned.items())
-    for told in (given, ownership.tell):
-        commands = {
-            node: [("CLUSTER", "SETSLOT", slot, "NODE", owners[slot] or "") for slot in slots]
-            for node, slots in told.items()
-        }
-        _tell_all(cluster, commands, deadline)
+    told = [(node, slot) for node, slots in ownership.tell.items() for slot in slots]
+    for owner in ownership.bump:
+        _raise_epoch(cluster, topology, owner, deadline)
+        _tell_owner(cluster, owner, {owner: given.get(owner, [])}, deadline)
+        of_this = _by_node((node, slot) for node, slot in told if owners[slot] == owner)
+        _tell_owner(cluster, owner, of_this, deadline)
+        if owner != ownership.bump[-1]:
+            its_own = {slot for slot, owned_by in enumerate(owners) if owned_by == owner}
+            cluster.wait(timeout, _not_yet(owner, its_own), "agreement on the new owner of slots")
+    rest = _by_node((node, slot) for node, slot in told if owners[slot] not in ownership.bump)
+    for node, slots in rest.items():
+        for owner, found in _by_node((owners[slot] or "", slot) for slot in slots).items():
+            _tell_owner(cluster, owner, {node: found}, deadline)
     guards: dict[str, list[Command]] = {}
     for guard in ownership.guards:
         words = ("CLUSTER", "SETSLOT", guard.slot, "IMPORTING", guard.peer)
         guards.setdefault(guard.node, []).append(words)
     _tell_all(cluster, guards, deadline)
+
+
+def _tell_owner(
+    cluster: Cluster, owner: str, told: t.Mapping[str, t.Sequence[int]], deadline: float
+) -> None:
+    """Tells nodes of which slots it is the owner."""
+    commands = {
+        node: [("CLUSTER", "SETSLOT", slot, "NODE", owner) for slot in slots]
+        for node, slots in told.items()
+    }
+    _tell_all(cluster, commands, deadline)
+
+
+def _not_yet(owner: str, slots: t.Collection[int]) -> t.Callable[[Topology], str | None]:
+    def still_wrong(topology: Topology) -> str | None:
+        for report in topology.reports.values():
+            if any(report.view.owners[slot] != owner for slot in slots):
+                return (
+                    f"{topology.name(report.id)} does not know yet what {topology.name(owner)} has"
+                )
+        return None
+
+    return still_wrong
 
 
 def _by_node(pairs: t.Iterable[tuple[str, int]]) -> dict[str, list[int]]:

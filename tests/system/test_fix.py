@@ -459,10 +459,10 @@ def test_missing_permission_is_named_before_anything_is_changed(cluster: Cluster
     stage = broken.scene(cluster)
     broken.moving(stage)
     for node in cluster.members():
-        node.call("ACL", "SETUSER", "limited", "on", ">pw", "~*", "+@all", "-cluster|setslot")
+        node.call("ACL", "SETUSER", "limited", "on", ">pw", "~*", "+@all", "-migrate")
     try:
         attempt = fix(stage, login_user="limited", login_password="pw")
-        assert_refused(attempt, "cluster|setslot", "grant")
+        assert_refused(attempt, "migrate", "grant", stage.owner.address)
     finally:
         for node in cluster.members():
             node.call("ACL", "DELUSER", "limited")

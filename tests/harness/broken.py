@@ -309,9 +309,24 @@ def two_owners(stage: Scene) -> None:
             return " ".join(filter(None, (_without(word, stage.slot) for word in words)))
         return f"{line} {stage.slot}" if "myself" in line else line
 
-    stage.owner.call("CLUSTER", "BUMPEPOCH")
+    outbid(stage)
     restart_with_data(stage, stage.other, edit)
-    assert owner_told_by(stage.other, stage.slot) == stage.other.id
+    for node in (stage.owner, stage.other):
+        assert owner_told_by(node, stage.slot) == node.id
+
+
+def outbid(stage: Scene) -> None:
+    """The owner gets the highest epoch, and the others hear of it: of two equal ones the engine
+    could raise the other's, and then the owner would delete its keys."""
+
+    def heard() -> bool:
+        stage.owner.call("CLUSTER", "BUMPEPOCH")
+        highest = epoch(stage.owner)
+        others = (stage.taker, stage.other)
+        told = [int(node.info("cluster-state")["cluster_current_epoch"]) for node in others]
+        return highest > max(map(epoch, others)) and min(told) >= highest
+
+    wait_until(heard, "the owner's epoch is the highest")
 
 
 def _without(word: str, slot: int) -> str:

@@ -193,7 +193,8 @@ class Lane:
     """One move under way.
 
     `key_counts` is slot -> keys when it was planned, `adopted` the slots that were found open,
-    `databases` those to look into, `node_timeout` in seconds.
+    `databases` those to look into, `node_timeout` in seconds. In a `stray` lane the source does not
+    own the slots: only keys move, to the node that does, or that the slots are on their way to.
     `slots_done` grows at each commit, `keys_moved` with each batch. `done_at` is a moment of the
     monotonic clock, after which no further slot is begun.
     """
@@ -212,6 +213,7 @@ class Lane:
     bystanders: Bystanders
     node_timeout: float
     method: str = ""
+    stray: bool = False
     done_at: float | None = None
     halted: threading.Event = field(default_factory=threading.Event)
     slots_done: list[int] = field(default_factory=list)

@@ -46,6 +46,10 @@ class Goal(t.Protocol):
     def max_slots(self) -> int:
         """How many slots may move in one run; 0 = no cap."""
 
+    @property
+    def mends(self) -> bool:
+        """Whether open slots that lead nowhere are mended, and not refused."""
+
     def finishes(self, slot: int, source: str, target: str, owners: Owners) -> bool:
         """Whether a move of the slot from source to target leads towards the goal."""
 
@@ -80,6 +84,23 @@ def check_one_way(moves: t.Iterable[Move], name: t.Callable[[str], str]) -> None
         raise OptionError(f"{who} would give and take slots in one run: make it two runs.")
 
 
+def one_way(moves: t.Iterable[Move]) -> list[list[Move]]:
+    """The moves in turns, in none of which a node gives and takes."""
+    turns: list[list[Move]] = []
+    for move in moves:
+        fits = (
+            turn
+            for turn in turns
+            if move.source not in {other.target for other in turn}
+            and move.target not in {other.source for other in turn}
+        )
+        turn = next(fits, None)
+        if turn is None:
+            turns.append(turn := [])
+        turn.append(move)
+    return turns
+
+
 @dataclass(frozen=True)
 class AssignGoal:
     """Named slots belong to named targets.
@@ -91,6 +112,7 @@ class AssignGoal:
     sources: t.Mapping[int, str]
     name: t.Callable[[str], str] = str
     max_slots: int = 0
+    mends: bool = False
 
     def finishes(self, slot: int, source: str, target: str, owners: Owners) -> bool:
         return self.targets.get(slot) == target and self.sources.get(slot, source) == source
@@ -133,6 +155,7 @@ class BalanceGoal:
     drain_only: bool = False
     threshold: float = 2.0
     max_slots: int = 0
+    mends: bool = False
 
     def finishes(self, slot: int, source: str, target: str, owners: Owners) -> bool:
         counts = Counter(owners)
@@ -170,6 +193,24 @@ class BalanceGoal:
         fair = _fair_shares(self.weights, total)
         limit = Fraction(self.threshold) / 100
         return any(abs(counts[node] - share) > share * limit for node, share in fair.items())
+
+
+@dataclass(frozen=True)
+class FixGoal:
+    """No slot is open; none moves but to where it is on its way.
+
+    `importers` is slot -> ids of the nodes that import it.
+    """
+
+    importers: t.Mapping[int, t.Collection[str]]
+    max_slots: int = 0
+    mends: bool = True
+
+    def finishes(self, slot: int, source: str, target: str, owners: Owners) -> bool:
+        return target in self.importers.get(slot, ())
+
+    def moves(self, owners: Owners) -> list[Move]:
+        return []
 
 
 def check_weight(weight: float, of: str = "a node") -> float:
@@ -214,6 +255,14 @@ def _fill(held: t.Mapping[str, int], weights: t.Mapping[str, float], total: int)
         shares[node] += 1
         heapq.heapreplace(heap, ((shares[node] + 1) / weights[node], node))
     return shares
+
+
+def spread(held: t.Mapping[str, int], slots: t.Sequence[int]) -> dict[str, list[int]]:
+    """The slots as runs of neighbours, so many a node that the counts get as even as they can."""
+    after = _fill(held, dict.fromkeys(held, 1.0), len(slots))
+    rest = iter(slots)
+    given = {node: [next(rest) for _slot in range(after[node] - held[node])] for node in held}
+    return {node: found for node, found in given.items() if found}
 
 
 def _transfer(owners: Owners, surplus: t.Mapping[str, int]) -> list[Move]:

@@ -28,6 +28,7 @@ from ansible_collections.keyslot.redis.plugins.module_utils._plan import (
     cap_moves,
     check_one_way,
     merge_moves,
+    one_way,
     plan_size,
 )
 from ansible_collections.keyslot.redis.plugins.module_utils._preflight import (
@@ -37,7 +38,6 @@ from ansible_collections.keyslot.redis.plugins.module_utils._preflight import (
     check_present,
 )
 from ansible_collections.keyslot.redis.plugins.module_utils._repair import (
-    Opened,
     check_nobody_moves,
     clear_on_replicas,
     clear_stale,
@@ -50,6 +50,7 @@ from ansible_collections.keyslot.redis.plugins.module_utils._topology import (
     Topology,
     version_tuple,
 )
+from ansible_collections.keyslot.redis.plugins.module_utils._verdicts import Opened
 
 MakeGoal = t.Callable[[Topology], tuple[Goal, Topology]]
 
@@ -73,13 +74,15 @@ class Part:
 class Plan:
     """What this run is to move.
 
-    `running` are the engine's own jobs, found under way; `adopted` finish open slots; `fresh` is
-    the rest. They are carried out in this order. `left_out` counts the slots beyond `max_slots`;
-    `key_counts` is slot -> keys; `warnings` say why a better way was not taken.
+    `running` are the engine's own jobs, found under way; `strays` bring keys to where their slots
+    are, `adopted` finish open slots, in turns; `fresh` is the rest. They are carried out in this
+    order. `left_out` counts the slots beyond `max_slots`; `key_counts` is slot -> keys; `warnings`
+    say why a better way was not taken.
     """
 
     running: Part | None
-    adopted: Part
+    strays: Part
+    adopted: tuple[Part, ...]
     fresh: Part
     left_out: int
     key_counts: t.Mapping[int, int]
@@ -87,7 +90,13 @@ class Plan:
 
     @property
     def parts(self) -> list[Part]:
-        return [part for part in (self.running, self.adopted, self.fresh) if part and part.moves]
+        parts = (self.running, self.strays, *self.adopted, self.fresh)
+        return [part for part in parts if part and part.moves]
+
+    @property
+    def found_open(self) -> frozenset[int]:
+        parts = (self.strays, *self.adopted)
+        return frozenset(slot for part in parts for move in part.moves for slot in move.slots)
 
     @property
     def moves(self) -> list[Move]:
@@ -101,10 +110,12 @@ class Plan:
 
 @dataclass(frozen=True)
 class Prepared:
-    """The cluster as the plan found it, and how many stale markers were cleared for it."""
+    """The cluster as the plan found it, the open slots that there were, and how many stale markers
+    were cleared for it."""
 
     topology: Topology
     plan: Plan
+    opened: Opened
     cleared: int
 
 
@@ -124,15 +135,15 @@ def prepare(
     cleared = 0
     if not check_mode:
         cleared = clear_on_replicas(cluster, topology)
-    if not check_mode and (opened.finish or opened.stale):
+    if not check_mode and opened:
         topology = _settle(cluster, topology, opened, movement)
         cleared += len(opened.stale)
         goal, topology = make_goal(topology)
-    if not (check_mode and (opened.finish or opened.stale)):
+    if not (check_mode and (opened or goal.mends)):
         check_cluster(topology)
     plan = _make_plan(cluster, topology, goal, movement, running, opened)
     check_memory(topology, plan.moves, plan.key_counts)
-    return Prepared(topology, plan, cleared)
+    return Prepared(topology, plan, opened, cleared)
 
 
 def _begun(running: Part | None, opened: Opened) -> list[Move]:
@@ -142,7 +153,7 @@ def _begun(running: Part | None, opened: Opened) -> list[Move]:
 
 def _settle(cluster: Cluster, topology: Topology, opened: Opened, movement: Movement) -> Topology:
     """Clears stale markers and heals what the open slots of the goal have put out of order."""
-    check_nobody_moves(cluster, topology, opened.finish)
+    check_nobody_moves(cluster, topology, [*opened.finish, *opened.strays])
     clear_stale(cluster, topology, opened.stale)
     if opened.stale:
         topology = cluster.observe()
@@ -226,12 +237,15 @@ def _make_plan(
     wanted = plan_size(fresh)
     if goal.max_slots:
         fresh = cap_moves(fresh, max(0, goal.max_slots - plan_size(begun)))
-    check_one_way([*begun, *fresh], topology.name)
-    check_present(topology, [*begun, *fresh])
+    strays = merge_moves(opened.strays)
+    if not goal.mends:
+        check_one_way([*begun, *fresh], topology.name)
+    check_present(topology, [*strays, *begun, *fresh])
     mover, warnings = _choose_mover(cluster, topology, fresh, movement)
     plan = Plan(
         running=running,
-        adopted=Part(classic, merge_moves(opened.finish)),
+        strays=Part(classic, strays),
+        adopted=tuple(Part(classic, turn) for turn in one_way(merge_moves(opened.finish))),
         fresh=Part(mover, fresh),
         left_out=wanted - plan_size(fresh),
         key_counts={},
@@ -253,7 +267,8 @@ def _count_keys(cluster: Cluster, topology: Topology, moves: t.Sequence[Move]) -
     ).values():
         if isinstance(found, KeyslotError):
             raise found
-        counts.update(found)
+        for slot, count in found.items():
+            counts[slot] = counts.get(slot, 0) + count
     return counts
 
 

@@ -4,14 +4,12 @@
 
 # This module util is **PRIVATE** to the collection: it can change in breaking ways at any time.
 
-"""Open slots that a run finds: finish those that lead to its goal, clear stale markers, refuse the
-rest."""
+"""Open slots that a run finds: count keys, clear stale markers, heal who names a dead owner."""
 
 from __future__ import annotations
 
 import time
 import typing as t
-from dataclasses import dataclass
 
 from ansible_collections.keyslot.redis.plugins.module_utils._cluster import Cluster, told_ok
 from ansible_collections.keyslot.redis.plugins.module_utils._errors import KeyslotError, Refused
@@ -24,18 +22,10 @@ from ansible_collections.keyslot.redis.plugins.module_utils._topology import (
     Topology,
     version_tuple,
 )
+from ansible_collections.keyslot.redis.plugins.module_utils._verdicts import Opened, sort_markers
 
 WATCH_SECONDS = 0.5
 WATCH_KEYS = 100
-
-
-@dataclass(frozen=True)
-class Opened:
-    """`finish` are (source, target, slot) that lead to the goal; `stale` markers stand on nodes
-    that neither own the slot nor hold keys of it, as far as they let us see."""
-
-    finish: tuple[tuple[str, str, int], ...]
-    stale: tuple[OpenSlot, ...]
 
 
 def databases_of(cluster: Cluster, topology: Topology, node_id: str) -> list[int]:
@@ -74,77 +64,19 @@ def count_keys(
 
 def sort_open_slots(cluster: Cluster, topology: Topology, goal: Goal) -> Opened:
     """Raises Refused for an open slot that is neither of the goal nor stale."""
-    markers: dict[int, list[OpenSlot]] = {}
-    for marker in topology.open_slots:
-        markers.setdefault(marker.slot, []).append(marker)
-    importing: dict[str, list[int]] = {}
+    importing: dict[str, set[int]] = {}
     for marker in topology.open_slots:
         if marker.kind == "importing":
-            importing.setdefault(marker.node, []).append(marker.slot)
-    held = {node: count_keys(cluster, topology, node, slots) for node, slots in importing.items()}
-    owners = list(topology.owners)
-    finish: list[tuple[str, str, int]] = []
-    stale: list[OpenSlot] = []
-    for slot, found in sorted(markers.items()):
-        target = _target(topology, goal, found, held, owners)
-        if target is not None:
-            finish.append((owners[slot] or "", target, slot))
-            owners[slot] = target
-        owner = topology.owners[slot]
-        rest = [m for m in found if m.node not in (owner, target)]
-        full = [m for m in rest if m.kind == "importing" and held[m.node][slot]]
-        if full or (target is None and any(m.node == owner for m in found)):
-            raise Refused(_foreign(topology, slot, found, held))
-        stale += rest
-    return Opened(tuple(finish), tuple(stale))
-
-
-def _target(
-    topology: Topology,
-    goal: Goal,
-    markers: list[OpenSlot],
-    held: t.Mapping[str, t.Mapping[int, int]],
-    owners: list[str | None],
-) -> str | None:
-    """Where the slot is on its way to, if the goal would have it there."""
-    slot = markers[0].slot
-    owner = owners[slot]
-    heading = [m.peer for m in markers if m.node == owner and m.kind == "migrating"]
-    if not heading:
-        heading = [m.node for m in markers if m.kind == "importing" and held[m.node][slot]]
-    if owner is None or len(heading) != 1 or heading[0] not in topology.reports:
-        return None
-    # A target that failed over is a replica now, and the keys are with its primary.
-    target = topology.lines[heading[0]].primary_id or heading[0]
-    fits = target in topology.reports and goal.finishes(slot, owner, target, owners)
-    return target if fits else None
-
-
-def _foreign(
-    topology: Topology,
-    slot: int,
-    markers: list[OpenSlot],
-    held: t.Mapping[str, t.Mapping[int, int]],
-) -> str:
-    told = []
-    for marker in markers:
-        way = "to" if marker.kind == "migrating" else "from"
-        keys = ""
-        if marker.kind == "importing":
-            keys = f" and holds {held[marker.node][slot]} keys of it"
-        told.append(
-            f"{topology.name(marker.node)} is {marker.kind} it {way} "
-            f"{topology.name(marker.peer)}{keys}"
-        )
-    return (
-        f"slot {slot} is open, and not on the way to where this run would have it: "
-        f"{'; '.join(told)}. Nothing was changed: let the run that opened it finish, run that one "
-        "again, or repair it with keyslot.redis.redis_cluster_fix."
-    )
+            importing.setdefault(marker.node, set()).add(marker.slot)
+    held = {
+        node: count_keys(cluster, topology, node, sorted(slots))
+        for node, slots in importing.items()
+    }
+    return sort_markers(topology, goal, held)
 
 
 def clear_stale(cluster: Cluster, topology: Topology, stale: t.Iterable[OpenSlot]) -> None:
-    """STABLE for markers on nodes that hold no key of the slot.
+    """STABLE for markers on nodes that hold no key of the slot, and on owners.
 
     A node counts only the keys of slots that it owns or imports, so it imports the slot first.
     Raises Refused, and leaves the marker, where there are keys.
@@ -152,6 +84,9 @@ def clear_stale(cluster: Cluster, topology: Topology, stale: t.Iterable[OpenSlot
     for marker in stale:
         server = cluster.server(marker.node)
         owner = topology.owners[marker.slot]
+        if marker.node == owner:
+            server.call("CLUSTER", "SETSLOT", marker.slot, "STABLE")
+            continue
         if marker.kind == "migrating" and owner is not None:
             server.call("CLUSTER", "SETSLOT", marker.slot, "IMPORTING", owner)
         keys = count_keys(cluster, topology, marker.node, [marker.slot])[marker.slot]

@@ -44,6 +44,7 @@ from ansible_collections.keyslot.redis.plugins.module_utils._repair import (
 )
 from ansible_collections.keyslot.redis.plugins.module_utils._slots import format_slots
 from ansible_collections.keyslot.redis.plugins.module_utils._topology import Topology
+from ansible_collections.keyslot.redis.plugins.module_utils._verdicts import Opened
 
 MAX_LANES = 16
 DEFAULT_NODE_TIMEOUT_MS = 15000
@@ -56,6 +57,7 @@ class Outcome:
     before: Topology
     plan: Plan
     lanes: list[Lane] = field(default_factory=list)
+    opened: Opened = field(default_factory=Opened)
     cleared: int = 0
     elapsed: float = 0.0
     tally: Tally = field(default_factory=Tally)
@@ -69,7 +71,9 @@ def reshard(cluster: Cluster, make_goal: MakeGoal, movement: Movement, check_mod
     """
     started = time.monotonic()
     prepared = prepare(cluster, make_goal, movement, check_mode)
-    outcome = Outcome(prepared.topology, prepared.plan, cleared=prepared.cleared)
+    outcome = Outcome(
+        prepared.topology, prepared.plan, opened=prepared.opened, cleared=prepared.cleared
+    )
     for warning in prepared.plan.warnings:
         outcome.tally.warn(warning)
     if not check_mode and prepared.plan.moves:
@@ -88,7 +92,15 @@ def _execute(
     """
     with Bystanders(cluster, outcome.before, outcome.tally) as bystanders:
         make_lane = _lane_maker(cluster, outcome, movement, started, bystanders)
+        error = _wait_for_late_keys(outcome.plan, make_lane)
+        if error:
+            return error
         for part in outcome.plan.parts:
+            if part in outcome.plan.adopted[1:]:
+                # Nodes change their parts as giver and taker: the last turn has to be settled.
+                error = _agree(cluster, outcome, movement)
+                if error:
+                    return error
             lanes = [make_lane(part, move) for move in part.moves]
             outcome.lanes += lanes
             error, given_up = _run_lanes(part, lanes)
@@ -96,6 +108,23 @@ def _execute(
                 error = _finish_classic(outcome, make_lane, given_up)
             if error:
                 return error
+    return _agree(cluster, outcome, movement)
+
+
+def _wait_for_late_keys(
+    plan: Plan, make_lane: t.Callable[[Part, Move], Lane]
+) -> KeyslotError | None:
+    """Before this run sends any: its own can't be told from those of an earlier one."""
+    try:
+        for part in (plan.strays, *plan.adopted):
+            for move in part.moves:
+                classic.wait_for_late_restores(make_lane(part, move))
+    except KeyslotError as exc:
+        return exc
+    return None
+
+
+def _agree(cluster: Cluster, outcome: Outcome, movement: Movement) -> KeyslotError | None:
     try:
         _wait_for_owners(cluster, outcome, movement)
     except KeyslotError as exc:
@@ -115,7 +144,6 @@ def _lane_maker(
     takers = {move.target: Taker() for move in plan.moves}
     busy = Busy()
     done_at = started + movement.max_seconds if movement.max_seconds else None
-    adopted = frozenset(slot for move in plan.adopted.moves for slot in move.slots)
 
     def make(part: Part, move: Move) -> Lane:
         return Lane(
@@ -128,11 +156,12 @@ def _lane_maker(
             taker=takers[move.target],
             busy=busy,
             key_counts=plan.key_counts,
-            adopted=adopted,
+            adopted=plan.found_open,
             databases=databases_of(cluster, topology, move.source),
             bystanders=bystanders,
             node_timeout=_node_timeout(topology, move),
             method=part.mover.METHOD,
+            stray=part is plan.strays,
             done_at=done_at,
         )
 
@@ -197,7 +226,8 @@ def _run_lanes(
 
 def _wait_for_owners(cluster: Cluster, outcome: Outcome, movement: Movement) -> None:
     """Until every node that can be asked says that the targets own what they were given."""
-    given = {slot: lane.move.target for lane in outcome.lanes for slot in lane.slots_done}
+    lanes = [lane for lane in outcome.lanes if not lane.stray]
+    given = {slot: lane.move.target for lane in lanes for slot in lane.slots_done}
 
     def still_wrong(topology: Topology) -> str | None:
         lost = [slot for slot, target in given.items() if topology.owners[slot] != target]

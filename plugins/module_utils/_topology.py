@@ -143,6 +143,15 @@ def parse_info(text: str) -> dict[str, str]:
     return {name: value.strip() for name, _colon, value in pairs}
 
 
+def keys_by_database(info: t.Mapping[str, str]) -> dict[int, int]:
+    """Database -> keys, of INFO, for those that hold any."""
+    return {
+        int(name[2:]): int(dict(part.partition("=")[::2] for part in value.split(","))["keys"])
+        for name, value in info.items()
+        if name.startswith("db") and name[2:].isdigit()
+    }
+
+
 @dataclass(frozen=True)
 class Report:
     """What one server told about itself and the others in one round trip.
@@ -190,11 +199,7 @@ class Report:
     @property
     def databases(self) -> dict[int, int]:
         """Keys per database that holds any."""
-        return {
-            int(name[2:]): int(dict(part.partition("=")[::2] for part in value.split(","))["keys"])
-            for name, value in self.info.items()
-            if name.startswith("db") and name[2:].isdigit()
-        }
+        return keys_by_database(self.info)
 
     @property
     def key_count(self) -> int:
@@ -236,13 +241,16 @@ class Topology:
     """All that the reachable members say, and `missing`: member id -> why it could not be asked.
 
     `reports` holds the reachable members by id. `entry` is the id of the node that was asked first.
-    `joining` are nodes that are no members yet, for plans made as if they were.
+    `joining` are nodes that are no members yet, `assigned` slots that are to get an owner (slot ->
+    id) and `marked` markers that are to be set: for plans made as if that had been done.
     """
 
     reports: t.Mapping[str, Report]
     missing: t.Mapping[str, str]
     entry: str
     joining: t.Mapping[str, Line] = field(default_factory=dict)
+    assigned: t.Mapping[int, str] = field(default_factory=dict)
+    marked: tuple[OpenSlot, ...] = ()
 
     @cached_property
     def lines(self) -> dict[str, Line]:
@@ -285,6 +293,8 @@ class Topology:
             for slot in from_ranges(line.ranges):
                 if line.epoch > epochs[slot]:
                     owners[slot], epochs[slot] = line.id, line.epoch
+        for slot, owner in self.assigned.items():
+            owners[slot] = owner
         return owners
 
     @cached_property
@@ -307,7 +317,8 @@ class Topology:
     def open_slots(self) -> list[OpenSlot]:
         """Markers of the primaries. Replicas of Valkey 8 and later show their primary's too,
         sometimes for ever (valkey #998); those are problems, not open slots."""
-        return [marker for marker in self._markers() if self.lines[marker.node].is_primary]
+        found = [marker for marker in self._markers() if self.lines[marker.node].is_primary]
+        return [*found, *self.marked]
 
     @cached_property
     def left_on_replicas(self) -> list[OpenSlot]:
@@ -356,12 +367,14 @@ class Topology:
     def _whose(self, node_id: str | None) -> str:
         return f"{self.name(node_id)}'s" if node_id else "nobody's"
 
-    def problems(self) -> list[Problem]:
-        """Everything that is not as it should be, the gravest first."""
+    def problems(self, strays: t.Mapping[str, int] | None = None) -> list[Problem]:
+        """Everything that is not as it should be, the gravest first. `strays` is node -> keys that
+        it holds outside its slots."""
         return [
             *self._state_problems(),
             *(Problem("disagreement", f"{text}.") for text in self.disagreements()),
             *self._slot_problems(),
+            *(self._stray_problem(node_id, keys) for node_id, keys in (strays or {}).items()),
             *self._replica_problems(),
             *self._address_problems(),
             *self._config_problems(),
@@ -396,6 +409,13 @@ class Topology:
                 f"{'to' if way == 'migrating' else 'from'} {self.name(peer)}."
             )
             yield Problem(f"{kind}_slot", message, node_id, tuple(ranges))
+
+    def _stray_problem(self, node_id: str, keys: int) -> Problem:
+        message = (
+            f"{self.name(node_id)} holds {keys} keys outside its slots, which clients can't see: "
+            "repair it with keyslot.redis.redis_cluster_fix, and do not restart that node before."
+        )
+        return Problem("stray_keys", message, node_id)
 
     def _replica_problems(self) -> t.Iterator[Problem]:
         for node_id, report in sorted(self.reports.items()):

@@ -12,6 +12,8 @@ version_added: 1.0.0
 description:
   - Asks every node of a Redis or Valkey cluster and puts the answers together.
   - It never changes anything in the cluster.
+  - It also counts whether a node holds keys outside its slots, which clients can't see. That needs the permission for
+    C(CLUSTER COUNTKEYSINSLOT); without it there is a warning.
 options:
   gather:
     description:
@@ -108,7 +110,7 @@ problems:
     kind:
       description:
         - What kind of problem it is, for example V(unreachable), V(state), V(disagreement), V(uncovered),
-          V(migrating_slot), V(importing_slot), V(link), V(address) or V(config).
+          V(migrating_slot), V(importing_slot), V(stray_keys), V(link), V(address) or V(config).
       type: str
     node:
       description: Id of the node that has the problem. Empty if it is the whole cluster's.

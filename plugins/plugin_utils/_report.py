@@ -66,6 +66,10 @@ REMEDIES = {
         "keyslot.redis.redis_cluster_fix with on_uncovered=assign: the slots are served again, "
         "without the keys that were lost."
     ),
+    "stray_keys": (
+        "Run keyslot.redis.redis_cluster_fix: it brings them to the owners of their slots. Do not "
+        "restart the node before, many versions delete such keys then."
+    ),
     "migrating_slot": _RESUME,
     "importing_slot": _RESUME,
     "replica_migrating_slot": _LEFT_OVER,

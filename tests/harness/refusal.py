@@ -17,6 +17,7 @@ from tests.harness.node import Node
 INFO = "redis_cluster_info"
 MEET = "redis_cluster_meet"
 REPLICATE = "redis_cluster_replicate"
+FIX = "redis_cluster_fix"
 FORGET = "redis_cluster_forget"
 MIGRATE = "redis_slot_migrate"
 REBALANCE = "redis_cluster_rebalance"

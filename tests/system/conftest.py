@@ -25,6 +25,7 @@ SHARING = (
     "test_atomic",
     "test_bad_input",
     "test_bad_options",
+    "test_fix",
     "test_harness",
     "test_invariants",
     "test_inventory",

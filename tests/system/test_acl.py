@@ -24,6 +24,7 @@ from tests.harness.cutting import run
 from tests.harness.engines import Engine
 from tests.harness.node import Node
 from tests.harness.refusal import (
+    FIX,
     FORGET,
     INFO,
     MEET,
@@ -143,6 +144,23 @@ def test_users_for_moves_can_move(cluster: Cluster) -> None:
     assert data.compare(before, data.digest(cluster)) == []
 
 
+def test_user_for_repairs_can_repair(cluster: Cluster) -> None:
+    """A key that stands beside, and a move that leads nowhere."""
+    owner, taker = cluster.nodes[0], cluster.nodes[1]
+    key = b"{%s}:stray" % data.tag_for_slot(0)
+    taker.call("CLUSTER", "SETSLOT", 0, "IMPORTING", owner.id)
+    with taker.client() as client:
+        assert data.pipe(client, [("ASKING",), ("SET", key, "v")])[1] == b"OK"
+    taker.call("CLUSTER", "SETSLOT", 0, "STABLE")
+    owner.call("CLUSTER", "SETSLOT", 1, "MIGRATING", taker.id)
+    with user(cluster, "keyslot-fix", rights("keyslot-fix")) as who:
+        result = done(cluster, FIX, who)
+    assert {repair["kind"] for repair in result["repairs"]} == {"collect", "clear"}
+    assert owner.call("GET", key) == b"v"
+    owner.call("DEL", key)
+    cluster.wait_healthy(10)
+
+
 def test_user_for_members_can_meet_replicate_and_forget(cluster: Cluster) -> None:
     name, spare = members_set(cluster.engine), cluster.add_spare()
     with functions(cluster), user(cluster, name, rights(name)) as who:
@@ -209,7 +227,16 @@ def assert_needed(cluster: Cluster, name: str, module: str, options: Mapping[str
 
 
 def test_each_right_to_look_is_named(cluster: Cluster) -> None:
-    assert_needed(cluster, "keyslot-info", INFO, {})
+    """But for the one to count keys: without it there is a warning."""
+    counting = "+cluster|countkeysinslot"
+    for right in rights("keyslot-info"):
+        if right != counting:
+            with user(cluster, "keyslot-info", without(rights("keyslot-info"), right)) as who:
+                assert_refused(cluster, INFO, who, "'keyslot-info'", right)
+    with user(cluster, "keyslot-info", without(rights("keyslot-info"), counting)) as who:
+        result = run(INFO, {**login(cluster.nodes[0]), **who})
+    assert result["problems"] == []
+    assert counting in str(result["warnings"])
 
 
 def test_each_right_to_move_is_named_before_anything_is_changed(cluster: Cluster) -> None:
@@ -217,6 +244,21 @@ def test_each_right_to_move_is_named_before_anything_is_changed(cluster: Cluster
     for name in movers(cluster.engine):
         wish = {"slots": ["0-9"], "target": target, "method": method_of(name)}
         assert_needed(cluster, name, MIGRATE, wish)
+
+
+def test_each_right_to_repair_is_named_before_anything_is_changed(cluster: Cluster) -> None:
+    owner, taker = cluster.nodes[0], cluster.nodes[1]
+    taker.call("CLUSTER", "SETSLOT", 0, "IMPORTING", owner.id)
+    owner.call("CLUSTER", "SETSLOT", 0, "MIGRATING", taker.id)
+    later = [*LATER.split(), *OPTIONAL, "+cluster|delslots"]
+    for right in rights("keyslot-fix"):
+        if right not in later:
+            with user(cluster, "keyslot-fix", without(rights("keyslot-fix"), right)) as who:
+                assert_refused(cluster, FIX, who, "'keyslot-fix'", right)
+    with user(cluster, "keyslot-fix", rights("keyslot-fix")) as who:
+        done(cluster, FIX, who)
+        back = {"slots": ["0"], "target": owner.id, "method": "classic"}
+        done(cluster, MIGRATE, {**who, **back})
 
 
 def test_each_right_to_change_members_is_named_before_anything_is_changed(

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness import engines
+from tests.harness import broken, engines
 from tests.harness.cluster import Cluster, count_slots, parse_ranges
 from tests.harness.data import compare, digest, seed
 
@@ -134,6 +134,24 @@ def test_every_command_of_the_page_works(
         cluster.assert_healthy()
         assert shares(cluster) == expected
         assert compare(before, digest(cluster)) == []
+
+
+def test_every_command_of_the_page_on_repairs_works(tmp_path: Path) -> None:
+    """Each pair of a look and a repair in a state of its own."""
+    with Cluster.start(engines.get("valkey-9.1"), 3, 1) as cluster:
+        commands = [line for block in blocks("fix") for line in block.text.splitlines() if line]
+        assert len(commands) == 4
+        for number, state in ((0, broken.moving), (2, broken.uncovered_with_keys)):
+            stage = broken.scene(cluster)
+            state(stage)
+            look, repair = (translated(text, cluster) for text in commands[number : number + 2])
+            assert "| CHANGED =>" in run(look, tmp_path)
+            assert cluster.problems() != []
+            assert "| CHANGED =>" in run(repair, tmp_path)
+            cluster.wait_healthy(20)
+            assert compare(stage.before, digest(cluster)) == []
+            for node in cluster.primaries():
+                node.call("FLUSHALL")
 
 
 def test_getting_started_works_when_pasted(tmp_path: Path) -> None:

@@ -16,17 +16,26 @@ from ansible_collections.keyslot.redis.plugins.module_utils._topology import Top
 
 
 def diff_of(
-    topology: Topology, moves: t.Sequence[Move], key_counts: t.Mapping[int, int]
+    topology: Topology,
+    moves: t.Sequence[Move],
+    key_counts: t.Mapping[int, int],
+    assigned: t.Mapping[int, str] | None = None,
 ) -> dict[str, str]:
-    """`before` as the nodes told it, `after` with the keys that the slots of the moves held."""
+    """`before` as the nodes told it, `after` with the keys that the slots of the moves held.
+
+    `assigned` is slot -> the node that gets it, where nobody serves it.
+    """
     keys = {node_id: report.key_count for node_id, report in topology.reports.items()}
     keys.update(dict.fromkeys(topology.joining, 0))
     before = _map_text(topology, topology.owners, keys)
     for move in moves:
         moved = sum(key_counts[slot] for slot in move.slots)
-        keys[move.source] = max(0, keys[move.source] - moved)
-        keys[move.target] += moved
-    return {"before": before, "after": _map_text(topology, apply(topology.owners, moves), keys)}
+        keys[move.source] = max(0, keys.get(move.source, 0) - moved)
+        keys[move.target] = keys.get(move.target, 0) + moved
+    after = apply(topology.owners, moves)
+    for slot, owner in (assigned or {}).items():
+        after[slot] = after[slot] or owner
+    return {"before": before, "after": _map_text(topology, after, keys)}
 
 
 def _map_text(topology: Topology, owners: Owners, keys: t.Mapping[str, int]) -> str:

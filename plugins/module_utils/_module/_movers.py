@@ -48,23 +48,39 @@ def run_mover(module: AnsibleModule, make_goal: GoalMaker) -> None:
     """One run of a mover. `make_goal` gets cluster, options, topology and whether it is check
     mode; it returns the goal, and the topology with nodes that are about to join."""
 
-    def body(cluster: Cluster, params: Params) -> dict[str, t.Any]:
+    def body(cluster: Cluster, params: Params, movement: Movement) -> dict[str, t.Any]:
+        outcome = reshard(
+            cluster,
+            lambda topology: make_goal(cluster, params, topology, module.check_mode),
+            movement,
+            module.check_mode,
+        )
+        result = result_of(outcome, module.check_mode)
+        if module._diff:
+            moves = outcome.plan.moves if module.check_mode else moves_done(outcome)
+            result["diff"] = diff_of(outcome.before, moves, outcome.plan.key_counts)
+        return result
+
+    run_moving(module, body)
+
+
+def run_moving(
+    module: AnsibleModule, body: t.Callable[[Cluster, Params, Movement], dict[str, t.Any]]
+) -> None:
+    """One run of any module that has movement options. If it fails before it has moved anything,
+    the result says so in the fields of a mover."""
+
+    def run(cluster: Cluster, params: Params) -> dict[str, t.Any]:
         names = [item.name for item in dataclasses.fields(Movement)]
         movement = Movement(**{name: params[name] for name in names})
         try:
             _check(movement)
-            outcome = reshard(
-                cluster,
-                lambda topology: make_goal(cluster, params, topology, module.check_mode),
-                movement,
-                module.check_mode,
-            )
+            return body(cluster, params, movement)
         except KeyslotError as exc:
             exc.details = {**_NOTHING_DONE, **exc.details}
             raise
-        return _result(outcome, module.check_mode, module._diff)
 
-    run_module(module, body)
+    run_module(module, run)
 
 
 def _check(movement: Movement) -> None:
@@ -77,14 +93,19 @@ def _check(movement: Movement) -> None:
             raise OptionError(f"{name} can't be below 0: it is {getattr(movement, name):g}.")
 
 
-def _result(outcome: Outcome, check_mode: bool, with_diff: bool) -> dict[str, t.Any]:
-    done = [
+def moves_done(outcome: Outcome) -> list[Move]:
+    """What the lanes have moved."""
+    return [
         Move(lane.move.source, lane.move.target, tuple(sorted(lane.slots_done)))
         for lane in outcome.lanes
         if lane.slots_done
     ]
+
+
+def result_of(outcome: Outcome, check_mode: bool) -> dict[str, t.Any]:
+    """The fields that all movers return, but for the diff."""
     planned = plan_size(outcome.plan.moves)
-    moved = plan_size(done)
+    moved = plan_size(moves_done(outcome))
     left = planned - moved + outcome.plan.left_out
     result: dict[str, t.Any] = {
         "changed": bool(planned if check_mode else moved or outcome.cleared or _keys(outcome)),
@@ -97,9 +118,6 @@ def _result(outcome: Outcome, check_mode: bool, with_diff: bool) -> dict[str, t.
         "elapsed": round(outcome.elapsed, 3),
         "warnings": outcome.tally.warnings,
     }
-    if with_diff:
-        moves = outcome.plan.moves if check_mode else done
-        result["diff"] = diff_of(outcome.before, moves, outcome.plan.key_counts)
     if outcome.error is not None:
         result.update(failed=True, msg=str(outcome.error))
     return result

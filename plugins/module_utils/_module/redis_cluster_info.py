@@ -20,6 +20,7 @@ from ansible_collections.keyslot.redis.plugins.module_utils._module._common impo
 )
 from ansible_collections.keyslot.redis.plugins.module_utils._server import text, to_map
 from ansible_collections.keyslot.redis.plugins.module_utils._slots import format_slots
+from ansible_collections.keyslot.redis.plugins.module_utils._stray_keys import keys_outside
 from ansible_collections.keyslot.redis.plugins.module_utils._topology import (
     Line,
     Topology,
@@ -31,13 +32,15 @@ FULLEST = 10
 
 def run(module: AnsibleModule) -> None:
     """One run of the module."""
-    run_module(module, describe)
+    run_module(module, lambda cluster, params: describe(cluster, params, count_keys=True))
 
 
-def describe(cluster: Cluster, params: Params) -> dict[str, t.Any]:
-    """The result."""
+def describe(cluster: Cluster, params: Params, count_keys: bool = False) -> dict[str, t.Any]:
+    """The result; with `count_keys` keys outside the nodes' slots are among the problems."""
     topology = cluster.observe()
     gather = params["gather"]
+    outside = keys_outside(cluster, topology) if count_keys else {}
+    strays = {node: keys for node, keys in outside.items() if isinstance(keys, int)}
     fullest = _fullest_slots(cluster, topology) if "slot_stats" in gather else {}
     reports = topology.reports.values()
     lowest = min(reports, key=lambda report: version_tuple(report.version))
@@ -49,7 +52,7 @@ def describe(cluster: Cluster, params: Params) -> dict[str, t.Any]:
         "agreed": topology.agreed,
         "problems": [
             {"kind": p.kind, "node": p.node, "slots": list(p.slots), "message": p.message}
-            for p in topology.problems()
+            for p in topology.problems(strays)
         ],
         "nodes": [
             {**_node(topology, line, gather), "slot_stats": fullest.get(line.id)}
@@ -60,6 +63,11 @@ def describe(cluster: Cluster, params: Params) -> dict[str, t.Any]:
             for m in topology.open_slots
         ],
         "uncovered_slots": topology.uncovered,
+        "warnings": [
+            f"Keys of {topology.name(node)} outside its slots can't be looked for: {error}"
+            for node, error in outside.items()
+            if isinstance(error, KeyslotError)
+        ],
     }
 
 

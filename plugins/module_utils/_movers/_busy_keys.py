@@ -33,9 +33,10 @@ _READ: dict[bytes, t.Callable[[bytes], list[Command]]] = {
 
 
 def settle_busy_keys(lane: Lane, slot: int, database: int, names: list[bytes]) -> str | None:
-    """Makes way on the target for those of the keys that stand on both sides.
+    """Makes way for those of the keys that stand on both sides.
 
-    Equal values: the target's copy is deleted, so that the next MIGRATE moves the source's.
+    Equal values: the copy that clients do not see is deleted, which is the target's; the next
+    MIGRATE moves the source's. In a stray lane it is the source's, and the key is done with.
     Different ones: the same with `on_busy_key: replace`; else returns what to say of the key.
     REPLACE is never used: a RESTORE that comes late would bring an old value back.
     """
@@ -48,53 +49,47 @@ def settle_busy_keys(lane: Lane, slot: int, database: int, names: list[bytes]) -
 
 
 def _settle(lane: Lane, slot: int, database: int, names: list[bytes]) -> str | None:
+    ids = (
+        (lane.move.target, lane.move.source) if lane.stray else (lane.move.source, lane.move.target)
+    )
+    seen, hidden = map(lane.cluster.server, ids)
     for name in names:
-        if not _exists(lane.source, database, name, asking=False):
+        if not all(_exists(server, database, name) for server in (seen, hidden)):
             continue
-        if not _exists(lane.target, database, name, asking=True):
-            continue
-        if lane.movement.on_busy_key != "replace" and not _equal(lane, database, name):
+        if lane.movement.on_busy_key != "replace" and not _equal(seen, hidden, database, name):
+            names_of = " and ".join(map(lane.topology.name, ids))
             return (
-                f"the key '{text(name)[:100]}' in slot {slot} stands on both "
-                f"{lane.topology.name(lane.move.source)} and {lane.topology.name(lane.move.target)}"
-                " with different values. Look at both (ASKING before the "
-                "read on the second), delete the wrong one, or set on_busy_key to 'replace' to "
-                "keep the source's; then run it again."
+                f"the key '{text(name)[:100]}' in slot {slot} stands on both {names_of} with "
+                "different values. Look at both (ASKING before the read on the second), delete "
+                "the wrong one, or set on_busy_key to 'replace' to keep the first one's; then run "
+                "it again."
             )
-        _delete(lane.target, database, name)
+        _delete(hidden, database, name)
     return None
 
 
-def _asking(commands: t.Sequence[Command], asking: bool) -> list[Command]:
-    return [c for command in commands for c in (("ASKING",), command)] if asking else list(commands)
-
-
-def _query(server: Server, database: int, commands: list[Command], asking: bool) -> list[Reply]:
-    pipeline = in_databases([database], _asking(commands, asking))
-    replies = by_database([database], server.pipeline(pipeline))[0]
+def _query(server: Server, database: int, commands: list[Command]) -> list[Reply]:
+    """With ASKING before each, which an owner does not mind."""
+    asking = [c for command in commands for c in (("ASKING",), command)]
+    replies = by_database([database], server.pipeline(in_databases([database], asking)))[0]
     for reply in replies:
         if isinstance(reply, ReplyError) and reply.grant:
             raise reply
-    return replies[1::2] if asking else replies
+    return replies[1::2]
 
 
-def _exists(server: Server, database: int, name: bytes, asking: bool) -> bool:
+def _exists(server: Server, database: int, name: bytes) -> bool:
     """A key that is gone from an open slot answers ASK, or TRYAGAIN."""
-    reply = _query(server, database, [("EXISTS", name)], asking)[0]
+    reply = _query(server, database, [("EXISTS", name)])[0]
     if isinstance(reply, ReplyError) and reply.code not in ("ASK", "TRYAGAIN"):
         raise reply
     return reply == 1
 
 
-def _equal(lane: Lane, database: int, name: bytes) -> bool:
-    """Whether both sides hold the same value and the same expiry."""
-    sides = ((lane.source, False), (lane.target, True))
-    dumps, ttls, types = zip(
-        *(
-            _query(server, database, [("DUMP", name), ("PTTL", name), ("TYPE", name)], asking)
-            for server, asking in sides
-        )
-    )
+def _equal(one: Server, other: Server, database: int, name: bytes) -> bool:
+    """Whether both hold the same value and the same expiry."""
+    questions: list[Command] = [("DUMP", name), ("PTTL", name), ("TYPE", name)]
+    dumps, ttls, types = zip(*(_query(server, database, questions) for server in (one, other)))
     if any(isinstance(reply, ReplyError) for reply in (*dumps, *ttls, *types)):
         return False
     if (ttls[0] < 0) != (ttls[1] < 0) or abs(ttls[0] - ttls[1]) > TTL_SLACK_MS:
@@ -105,7 +100,7 @@ def _equal(lane: Lane, database: int, name: bytes) -> bool:
     read = _READ.get(types[0])
     if types[0] != types[1] or read is None:
         return False
-    values = [_query(server, database, read(name), asking)[0] for server, asking in sides]
+    values = [_query(server, database, read(name))[0] for server in (one, other)]
     return _canonical(types[0], values[0]) == _canonical(types[1], values[1])
 
 
@@ -121,6 +116,6 @@ def _canonical(kind: bytes, value: Reply) -> object:
 
 def _delete(server: Server, database: int, name: bytes) -> None:
     """DEL with ASKING, within the open slot."""
-    for reply in _query(server, database, [("DEL", name)], asking=True):
+    for reply in _query(server, database, [("DEL", name)]):
         if isinstance(reply, ReplyError):
             raise reply

@@ -123,8 +123,9 @@ def move(lane: Lane) -> None:
         slots=Pace(limit, 16, EMPTY_SLOTS_AT_ONCE),
     )
     _let_old_news_pass(lane)
-    # Once before anything is open, in case that we may not.
-    _outrank(lane, _epochs(lane.source.call(*_INFO)).own, _epochs(lane.target.call(*_INFO)))
+    if not lane.stray:
+        # Once before anything is open, in case that we may not.
+        _outrank(lane, _epochs(lane.source.call(*_INFO)).own, _epochs(lane.target.call(*_INFO)))
     for batch in _batches(lane, paces.slots):
         lane.taker.wait_until_free()
         if lane.shall_stop():
@@ -167,7 +168,10 @@ def _move_batch(lane: Lane, paces: _Paces, batch: list[int]) -> None:
     lost: KeyslotError | None = None
     for attempt in range(ATTEMPTS):
         try:
-            slots = [slot for slot in slots if slot in lane.slots_left]
+            if attempt:
+                slots = [slot for slot in slots if slot not in lane.slots_done]
+                with lane.taker.waiting():
+                    wait_for_late_restores(lane)
             if attempt or lane.adopted.intersection(slots):
                 slots = _resume(lane, slots)
             unmoved = _move_once(lane, paces, slots) if slots else None
@@ -252,9 +256,12 @@ def _with_sizes(lane: Lane, paces: _Paces, database: int, names: list[bytes]) ->
     found: list[Key] = []
     while len(found) < len(names):
         part = names[len(found) : len(found) + paces.sizes.size]
-        commands = in_databases([database], [("MEMORY", "USAGE", name) for name in part])
-        replies = lane.step(lane.source, commands, (paces.sizes, len(part)))
-        for name, size in zip(part, by_database([database], replies)[0]):
+        asked: list[Command] = [("MEMORY", "USAGE", name) for name in part]
+        # A source that does not own the slot answers whoever is ASKING.
+        asked = [c for command in asked for c in (("ASKING",), command)] if lane.stray else asked
+        replies = lane.step(lane.source, in_databases([database], asked), (paces.sizes, len(part)))
+        sizes = by_database([database], replies)[0]
+        for name, size in zip(part, sizes[1::2] if lane.stray else sizes):
             if isinstance(size, ReplyError) and size.code != "ASK":
                 raise size
             found.append((database, name, size if isinstance(size, int) else 0))
@@ -322,11 +329,25 @@ def _open(lane: Lane, paces: _Paces, slots: list[int]) -> _Epochs:
 
     Returns the target's epochs.
     """
+    if lane.stray:
+        _mark_strays(lane, paces, slots)
+        return _Epochs(0, 0)
     importing, migrating = ("IMPORTING", lane.move.source), ("MIGRATING", lane.move.target)
     errors, replies = _setslot(lane, paces, lane.target, slots, importing, [_INFO])
     _no_errors(lane, errors)
     _no_errors(lane, _setslot(lane, paces, lane.source, slots, migrating)[0])
     return _epochs(replies[0])
+
+
+def _mark_strays(lane: Lane, paces: _Paces, slots: list[int]) -> None:
+    """The source imports the slots, of all nodes from the owner: so it keeps its keys, counts them
+    and can send them; a Valkey node takes over what it imports from one that does not claim it."""
+    by_owner: dict[str, list[int]] = {}
+    for slot in slots:
+        by_owner.setdefault(lane.topology.owners[slot] or "", []).append(slot)
+    for owner, found in by_owner.items():
+        marker = ("IMPORTING", owner)
+        _no_errors(lane, _setslot(lane, paces, lane.source, found, marker)[0])
 
 
 def _no_errors(lane: Lane, errors: t.Mapping[int, ReplyError]) -> None:
@@ -481,6 +502,8 @@ def _commit(lane: Lane, paces: _Paces, slots: list[int], heard: _Epochs) -> list
     last slot goes alone: a Redis node turns into a replica of one that owns exactly what it has
     just lost.
     """
+    if lane.stray:
+        return _release(lane, paces, slots)
     with lane.donor.lock:
         left, theirs = _count_left(lane, paces, slots)
         ready = [slot for slot in slots if slot not in left]
@@ -493,6 +516,18 @@ def _commit(lane: Lane, paces: _Paces, slots: list[int], heard: _Epochs) -> list
         else:
             _hand_over(lane, paces, ready, theirs)
     return left
+
+
+def _release(lane: Lane, paces: _Paces, slots: list[int]) -> list[int]:
+    """STABLE where no key is left; returns the slots that hold some."""
+    _mark_strays(lane, paces, slots)
+    replies = _ask(lane, [("CLUSTER", "COUNTKEYSINSLOT", slot) for slot in slots])
+    left = {slot for found in replies for slot, count in zip(slots, found) if _checked(count)}
+    done = [slot for slot in slots if slot not in left]
+    if done:
+        _no_errors(lane, _setslot(lane, paces, lane.source, done, ("STABLE",))[0])
+        lane.slots_done.extend(done)
+    return sorted(left)
 
 
 def _count_left(lane: Lane, paces: _Paces, slots: list[int]) -> tuple[list[int], int]:
@@ -591,13 +626,12 @@ def _outrank(lane: Lane, theirs: int, heard: _Epochs) -> None:
 
 
 def _resume(lane: Lane, slots: list[int]) -> list[int]:
-    """Waits until nothing of an earlier MIGRATE can arrive any more; returns the slots that are
-    still the source's. Those that the target owns already are handed over to the end."""
-    with lane.taker.waiting():
-        wait_for_late_restores(lane)
+    """Once nothing of an earlier MIGRATE can arrive any more: returns the slots that are still the
+    source's. Those that the target owns already are handed over to the end."""
+    if lane.stray:
+        return slots
     target = parse_view(text(lane.target.call("CLUSTER", "NODES")))
-    left = [slot for slot in slots if slot not in lane.slots_done]
-    owned = set(from_ranges(target.me.ranges)).intersection(left)
+    owned = set(from_ranges(target.me.ranges)).intersection(slots)
     if owned:
         done = sorted(owned)
         with lane.donor.lock:
@@ -606,12 +640,13 @@ def _resume(lane: Lane, slots: list[int]) -> list[int]:
             with kept_as_primary(lane) if takes_last else contextlib.nullcontext():
                 lane.source.pipeline(_setslots(done, "NODE", lane.move.target))
             _finish(lane, done)
-    return [slot for slot in left if slot not in owned]
+    return [slot for slot in slots if slot not in owned]
 
 
 def wait_for_late_restores(lane: Lane) -> None:
-    """Until the target answers on a new connection and no connection by which the source sent
-    keys is left there: a frozen target carries out what lies in its buffers when it wakes.
+    """Before slots are adopted, and after a loss: until the target answers on a new connection and
+    no connection by which the source sent keys is left there. A frozen target carries out what lies
+    in its buffers when it wakes.
 
     Raises Stopped after `wait_timeout` seconds.
     """

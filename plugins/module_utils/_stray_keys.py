@@ -1,0 +1,165 @@
+# Copyright (c) 2026, keyslot.redis contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# This module util is **PRIVATE** to the collection: it can change in breaking ways at any time.
+
+"""Keys on nodes that do not own their slots: how many there are, and of which slots.
+
+Clients can't see them. Redis from 8.4 on does not tell of them either, but by its total, unless
+the node imports the slot.
+"""
+
+from __future__ import annotations
+
+import time
+import typing as t
+
+from ansible_collections.keyslot.redis.plugins.module_utils._cluster import Cluster
+from ansible_collections.keyslot.redis.plugins.module_utils._errors import KeyslotError
+from ansible_collections.keyslot.redis.plugins.module_utils._repair import count_keys
+from ansible_collections.keyslot.redis.plugins.module_utils._resp import Command
+from ansible_collections.keyslot.redis.plugins.module_utils._server import (
+    by_database,
+    in_databases,
+    text,
+)
+from ansible_collections.keyslot.redis.plugins.module_utils._slots import SLOT_COUNT
+from ansible_collections.keyslot.redis.plugins.module_utils._topology import (
+    Report,
+    Topology,
+    keys_by_database,
+    parse_info,
+    version_tuple,
+)
+
+PAUSE = 0.1  # seconds between two looks
+PROBE_AT_ONCE = 256
+# While the engine moves slots, or deletes what has moved, it holds keys outside its slots.
+_MOVING = (
+    "cluster_slot_migration_active_tasks",
+    "cluster_slot_migration_active_trim_running",
+    "mem_cluster_slot_import",
+    "mem_cluster_slot_export",
+)
+
+
+def keys_outside(cluster: Cluster, topology: Topology) -> dict[str, int | KeyslotError]:
+    """Node -> how many keys it holds besides those of slots that it owns or imports, of the
+    primaries that hold such keys, or do not let us ask.
+
+    Looks twice, because clients write meanwhile: keys that nobody can reach do not get fewer.
+    """
+    asked = [line.id for line in topology.primaries if _may_hide(topology.reports.get(line.id))]
+
+    def look(node: str) -> int:
+        return _outside(cluster, topology.reports[node])
+
+    first = cluster.each(asked, look)
+    doubtful = {node: n for node, n in first.items() if not isinstance(n, KeyslotError) and n > 0}
+    if doubtful:
+        time.sleep(PAUSE)
+    second = cluster.each(doubtful, look)
+    return {
+        node: keys
+        for node, keys in {**first, **second}.items()
+        if isinstance(keys, KeyslotError) or (node in doubtful and keys >= doubtful[node])
+    }
+
+
+def _may_hide(report: Report | None) -> bool:
+    if report is None or not report.key_count:
+        return False
+    told = {**report.info, **report.cluster_info}
+    return not any(int(told.get(name, 0)) for name in _MOVING)
+
+
+def _outside(cluster: Cluster, report: Report) -> int:
+    """The total, the lower one of before and after, less the keys of slots that are counted."""
+    server = cluster.server(report.id)
+    databases = sorted(report.databases)
+    keyspace: Command = ("INFO", "keyspace")
+    counts: list[Command] = [("CLUSTER", "COUNTKEYSINSLOT", s) for s in _counted(report)]
+    replies = server.all_ok([keyspace, *in_databases(databases, counts), keyspace])
+    within = sum(sum(found) for found in by_database(databases, replies[1:-1]))
+    totals = (keys_by_database(parse_info(text(replies[i]))) for i in (0, -1))
+    return min(sum(total.get(n, 0) for n in databases) for total in totals) - within
+
+
+def _counted(report: Report) -> list[int]:
+    """Slots that the node owns or imports."""
+    me = report.view.me
+    return sorted(
+        {s for s, owner in enumerate(report.view.owners) if owner == me.id} | {*me.importing}
+    )
+
+
+def held_keys(
+    cluster: Cluster, topology: Topology, slots: t.Collection[int], probe: bool
+) -> dict[str, dict[int, int]]:
+    """Node -> slot -> keys, of the slots, on each primary that answers.
+
+    With `probe` also on nodes that hide them, by letting them import the slot for a moment: where
+    keys are found the marker stays, lest the keys get lost.
+    """
+    wanted = sorted(slots)
+    asked = [line.id for line in topology.primaries if line.id in topology.reports]
+
+    def look(node: str) -> dict[int, int]:
+        return _held(cluster, topology, node, wanted, probe)
+
+    found = cluster.each(asked, look)
+    for answer in found.values():
+        if isinstance(answer, KeyslotError):
+            raise answer
+    return t.cast("dict[str, dict[int, int]]", found)
+
+
+def _held(
+    cluster: Cluster, topology: Topology, node: str, slots: list[int], probe: bool
+) -> dict[int, int]:
+    report = topology.reports[node]
+    open_ones = set(_counted(report)) if hides_keys(report) else set(slots)
+    held = count_keys(cluster, topology, node, [slot for slot in slots if slot in open_ones])
+    rest = [slot for slot in slots if slot not in open_ones]
+    if probe:
+        for start in range(0, len(rest), PROBE_AT_ONCE):
+            held.update(_probe(cluster, topology, node, rest[start : start + PROBE_AT_ONCE]))
+    return held
+
+
+def hides_keys(report: Report) -> bool:
+    """Whether the node counts no keys of slots that it neither owns nor imports."""
+    return report.family == "redis" and version_tuple(report.version) >= (8, 4)
+
+
+def _probe(cluster: Cluster, topology: Topology, node: str, slots: list[int]) -> dict[int, int]:
+    server = cluster.server(node)
+    other = next((line.id for line in topology.primaries if line.id != node), None)
+    if other is None:
+        return {}
+    owners = {slot: topology.owners[slot] for slot in slots}
+    peers = {slot: owner if owner not in (None, node) else other for slot, owner in owners.items()}
+    server.all_ok([("CLUSTER", "SETSLOT", s, "IMPORTING", peers[s] or other) for s in slots])
+    counts = count_keys(cluster, topology, node, slots)
+    marked = topology.reports[node].view.me.migrating
+    empty = [slot for slot in slots if not counts[slot] and slot not in marked]
+    server.all_ok([("CLUSTER", "SETSLOT", slot, "STABLE") for slot in empty])
+    return counts
+
+
+def locate(cluster: Cluster, topology: Topology, node: str, keys: int, probe: bool) -> set[int]:
+    """The slots of which the node holds `keys` keys outside, as far as it lets us see."""
+    counted = set(_counted(topology.reports[node]))
+    others = [slot for slot in range(SLOT_COUNT) if slot not in counted]
+    if not hides_keys(topology.reports[node]):
+        counts = count_keys(cluster, topology, node, others)
+        return {slot for slot, count in counts.items() if count}
+    found: dict[int, int] = {}
+    for start in range(0, len(others) if probe else 0, PROBE_AT_ONCE):
+        part = others[start : start + PROBE_AT_ONCE]
+        counts = _probe(cluster, topology, node, part)
+        found.update((slot, count) for slot, count in counts.items() if count)
+        if sum(found.values()) >= keys:
+            break
+    return set(found)

@@ -195,7 +195,9 @@ class Lane:
     `key_counts` is slot -> keys when it was planned, `adopted` the slots that were found open,
     `databases` those to look into, `node_timeout` in seconds.
     `slots_done` grows at each commit, `keys_moved` with each batch. `done_at` is a moment of the
-    monotonic clock, after which no further slot is begun.
+    monotonic clock, after which no further slot is begun; nor once `unlocked` is set, because
+    another run may be at work then. One slice of a longer run `leaves_jobs` of the engine running
+    when its time is up.
     """
 
     cluster: Cluster
@@ -213,6 +215,8 @@ class Lane:
     node_timeout: float
     method: str = ""
     done_at: float | None = None
+    leaves_jobs: bool = False
+    unlocked: threading.Event = field(default_factory=threading.Event)
     halted: threading.Event = field(default_factory=threading.Event)
     slots_done: list[int] = field(default_factory=list)
     keys_moved: int = 0
@@ -238,10 +242,13 @@ class Lane:
         return " to ".join(names)
 
     def shall_stop(self) -> bool:
-        """Whether to begin no further slot: the time is up, or another lane has failed."""
-        return self.halted.is_set() or (
-            self.done_at is not None and time.monotonic() >= self.done_at
-        )
+        """Whether to begin no further slot: the time is up, another lane has failed, or another
+        run may be at work."""
+        return self.halted.is_set() or self.unlocked.is_set() or self.is_late()
+
+    def is_late(self) -> bool:
+        """Whether the time is up."""
+        return self.done_at is not None and time.monotonic() >= self.done_at
 
     def step(
         self, server: Server, commands: t.Sequence[Command], *learn: tuple[Pace, int]

@@ -14,12 +14,14 @@ import typing as t
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+from ansible_collections.keyslot.redis.plugins.module_utils import _slice
 from ansible_collections.keyslot.redis.plugins.module_utils._cluster import Cluster, told_ok
 from ansible_collections.keyslot.redis.plugins.module_utils._errors import (
     KeyslotError,
     NotThisWay,
     Stopped,
 )
+from ansible_collections.keyslot.redis.plugins.module_utils._estimate import seconds_of
 from ansible_collections.keyslot.redis.plugins.module_utils._lane import (
     Busy,
     Bystanders,
@@ -29,14 +31,17 @@ from ansible_collections.keyslot.redis.plugins.module_utils._lane import (
     Taker,
     Tally,
 )
+from ansible_collections.keyslot.redis.plugins.module_utils._lock import Lock, at_work
 from ansible_collections.keyslot.redis.plugins.module_utils._movers import classic
-from ansible_collections.keyslot.redis.plugins.module_utils._plan import Move
+from ansible_collections.keyslot.redis.plugins.module_utils._plan import Move, plan_size
 from ansible_collections.keyslot.redis.plugins.module_utils._preflight import check_nodes
 from ansible_collections.keyslot.redis.plugins.module_utils._prepare import (
     MakeGoal,
     Part,
     Plan,
+    Prepared,
     prepare,
+    something_to_do,
 )
 from ansible_collections.keyslot.redis.plugins.module_utils._repair import (
     clear_on_replicas,
@@ -60,6 +65,19 @@ class Outcome:
     elapsed: float = 0.0
     tally: Tally = field(default_factory=Tally)
     error: KeyslotError | None = None
+    moving: float = 0.0
+    keeper: str = ""
+
+    @property
+    def slots_left(self) -> int:
+        """Slots of the plan that have not moved."""
+        return plan_size(self.plan.moves) - sum(len(lane.slots_done) for lane in self.lanes)
+
+    def estimate(self, movement: Movement) -> float:
+        """About how many seconds the whole plan takes."""
+        moves = [(move, part.mover.METHOD) for part in self.plan.parts for move in part.moves]
+        counts, size = self.plan.key_counts, movement.batch_size
+        return seconds_of(self.before, moves, counts, movement.max_pause_ms, size)
 
 
 def reshard(cluster: Cluster, make_goal: MakeGoal, movement: Movement, check_mode: bool) -> Outcome:
@@ -68,26 +86,69 @@ def reshard(cluster: Cluster, make_goal: MakeGoal, movement: Movement, check_mod
     Raises KeyslotError as long as nothing has been moved.
     """
     started = time.monotonic()
-    prepared = prepare(cluster, make_goal, movement, check_mode)
-    outcome = Outcome(prepared.topology, prepared.plan, cleared=prepared.cleared)
-    for warning in prepared.plan.warnings:
-        outcome.tally.warn(warning)
-    if not check_mode and prepared.plan.moves:
-        outcome.error = _execute(cluster, outcome, movement, started)
+    tally = Tally()
+    topology = cluster.observe()
+    if check_mode or not something_to_do(*make_goal(topology)):
+        outcome = _planned(prepare(cluster, make_goal, movement, True, topology), tally)
+    else:
+        with at_work(cluster, topology, tally.warn) as lock:
+            # Only now is it sure that nobody else changes what is planned for.
+            outcome = _planned(prepare(cluster, make_goal, movement, False), tally)
+            _carry_out(cluster, outcome, movement, started, lock)
     outcome.elapsed = time.monotonic() - started
     return outcome
 
 
+def _planned(prepared: Prepared, tally: Tally) -> Outcome:
+    for warning in prepared.plan.warnings:
+        tally.warn(warning)
+    return Outcome(prepared.topology, prepared.plan, cleared=prepared.cleared, tally=tally)
+
+
+def _carry_out(
+    cluster: Cluster, outcome: Outcome, movement: Movement, started: float, lock: Lock
+) -> None:
+    """All of the plan. A slice does what it can in its time, nothing if it is the first of many,
+    and has its place kept for the next one."""
+    part = _slice.current()
+    if part and not part.last:
+        started = time.monotonic()
+    waits = part and part.first and outcome.estimate(movement) > movement.max_seconds
+    if outcome.plan.moves and not waits:
+        outcome.error = _execute(cluster, outcome, movement, started, lock)
+    if outcome.slots_left and not outcome.error:
+        outcome.error = lock.error
+        if part and not part.last and not outcome.error:
+            outcome.keeper = lock.leave_keeper(part.keep)
+
+
 def _execute(
-    cluster: Cluster, outcome: Outcome, movement: Movement, started: float
+    cluster: Cluster, outcome: Outcome, movement: Movement, started: float, lock: Lock
 ) -> KeyslotError | None:
     """Runs the plan's parts in turn, and waits until all nodes know the new owners.
 
     What was found under way goes first: open slots keep the engine from jobs, its jobs keep
     SETSLOT off, and whoever waits for late keys of an earlier run must not wait for those of this.
     """
+    began = time.monotonic()
+    try:
+        error = _run_parts(cluster, outcome, movement, started, lock)
+    finally:
+        outcome.moving = time.monotonic() - began
+    if error:
+        return error
+    try:
+        _wait_for_owners(cluster, outcome, movement)
+    except KeyslotError as exc:
+        return exc
+    return None
+
+
+def _run_parts(
+    cluster: Cluster, outcome: Outcome, movement: Movement, started: float, lock: Lock
+) -> KeyslotError | None:
     with Bystanders(cluster, outcome.before, outcome.tally) as bystanders:
-        make_lane = _lane_maker(cluster, outcome, movement, started, bystanders)
+        make_lane = _lane_maker(cluster, outcome, movement, started, bystanders, lock)
         for part in outcome.plan.parts:
             lanes = [make_lane(part, move) for move in part.moves]
             outcome.lanes += lanes
@@ -96,10 +157,6 @@ def _execute(
                 error = _finish_classic(outcome, make_lane, given_up)
             if error:
                 return error
-    try:
-        _wait_for_owners(cluster, outcome, movement)
-    except KeyslotError as exc:
-        return exc
     return None
 
 
@@ -109,12 +166,14 @@ def _lane_maker(
     movement: Movement,
     started: float,
     bystanders: Bystanders,
+    lock: Lock,
 ) -> t.Callable[[Part, Move], Lane]:
     topology, plan = outcome.before, outcome.plan
     donors = {move.source: Donor(len(topology.slots[move.source])) for move in plan.moves}
     takers = {move.target: Taker() for move in plan.moves}
     busy = Busy()
     done_at = started + movement.max_seconds if movement.max_seconds else None
+    part_of_run = _slice.current()
     adopted = frozenset(slot for move in plan.adopted.moves for slot in move.slots)
 
     def make(part: Part, move: Move) -> Lane:
@@ -134,6 +193,8 @@ def _lane_maker(
             node_timeout=_node_timeout(topology, move),
             method=part.mover.METHOD,
             done_at=done_at,
+            leaves_jobs=bool(part_of_run and not part_of_run.last),
+            unlocked=lock.lost,
         )
 
     return make

@@ -86,6 +86,21 @@ class Run:
         assert kind == "held", f"never held: {value}"
         return value
 
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid
+
+    def held_or_result(self) -> str | dict[str, Any]:
+        """Waits until it is held or has ended; the command, or the module's result."""
+        kind, value = self._next()
+        assert kind in ("held", "result"), f"{kind} {value}"
+        return value
+
+    def kill(self) -> None:
+        """Kills it as it is, and waits for its end."""
+        self._process.kill()
+        self._process.join()
+
     def go(self) -> None:
         """Lets it go on."""
         self._connection.send("go")

@@ -28,6 +28,7 @@ SHARING = (
     "test_harness",
     "test_invariants",
     "test_inventory",
+    "test_lock",
     "test_report",
 )
 _counts: dict[str, Counter[str]] = {}

@@ -218,6 +218,7 @@ class Lane:
     leaves_jobs: bool = False
     unlocked: threading.Event = field(default_factory=threading.Event)
     halted: threading.Event = field(default_factory=threading.Event)
+    left_job: bool = False
     slots_done: list[int] = field(default_factory=list)
     keys_moved: int = 0
     elapsed: float = 0.0

@@ -56,7 +56,12 @@ DEFAULT_NODE_TIMEOUT_MS = 15000
 
 @dataclass
 class Outcome:
-    """What a run did, or in check mode would do, and the error that ended it early, if any."""
+    """What a run did, or in check mode would do, and the error that ended it early, if any.
+
+    `estimate` and `moving` are the seconds that it would take and took to move; `fell_back` says
+    that the engine's own way was tried in vain, `keeper` who keeps the run's place for the next
+    slice.
+    """
 
     before: Topology
     plan: Plan
@@ -65,19 +70,15 @@ class Outcome:
     elapsed: float = 0.0
     tally: Tally = field(default_factory=Tally)
     error: KeyslotError | None = None
+    estimate: float = 0.0
     moving: float = 0.0
+    fell_back: bool = False
     keeper: str = ""
 
     @property
     def slots_left(self) -> int:
         """Slots of the plan that have not moved."""
         return plan_size(self.plan.moves) - sum(len(lane.slots_done) for lane in self.lanes)
-
-    def estimate(self, movement: Movement) -> float:
-        """About how many seconds the whole plan takes."""
-        moves = [(move, part.mover.METHOD) for part in self.plan.parts for move in part.moves]
-        counts, size = self.plan.key_counts, movement.batch_size
-        return seconds_of(self.before, moves, counts, movement.max_pause_ms, size)
 
 
 def reshard(cluster: Cluster, make_goal: MakeGoal, movement: Movement, check_mode: bool) -> Outcome:
@@ -113,13 +114,20 @@ def _carry_out(
     part = _slice.current()
     if part and not part.last:
         started = time.monotonic()
-    waits = part and part.first and outcome.estimate(movement) > movement.max_seconds
+    outcome.estimate = _estimate(outcome, movement)
+    waits = part and part.first and outcome.estimate > movement.max_seconds
     if outcome.plan.moves and not waits:
         outcome.error = _execute(cluster, outcome, movement, started, lock)
     if outcome.slots_left and not outcome.error:
         outcome.error = lock.error
         if part and not part.last and not outcome.error:
             outcome.keeper = lock.leave_keeper(part.keep)
+
+
+def _estimate(outcome: Outcome, movement: Movement) -> float:
+    plan, pause, size = outcome.plan, movement.max_pause_ms, movement.batch_size
+    moves = [(move, part.mover.METHOD) for part in plan.parts for move in part.moves]
+    return seconds_of(outcome.before, moves, plan.key_counts, pause, size)
 
 
 def _execute(
@@ -215,6 +223,7 @@ def _finish_classic(
         check_nodes(lane.cluster, lane.topology, moves, probes)
     except KeyslotError as exc:
         return Stopped(f"{reason} The classic way can't be taken either: {exc}")
+    outcome.fell_back = True
     for _lane, why in given_up:
         outcome.tally.warn(f"{why} The rest was moved the classic way.")
     part = Part(classic, moves)

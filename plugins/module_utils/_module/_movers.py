@@ -13,12 +13,15 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.keyslot.redis.plugins.module_utils import _slice
 from ansible_collections.keyslot.redis.plugins.module_utils._cluster import Cluster
 from ansible_collections.keyslot.redis.plugins.module_utils._errors import (
     KeyslotError,
     OptionError,
 )
+from ansible_collections.keyslot.redis.plugins.module_utils._estimate import bytes_of
 from ansible_collections.keyslot.redis.plugins.module_utils._lane import Movement
+from ansible_collections.keyslot.redis.plugins.module_utils._lock import end_keeper
 from ansible_collections.keyslot.redis.plugins.module_utils._module._common import (
     Params,
     run_module,
@@ -66,6 +69,8 @@ def run_mover(module: AnsibleModule, make_goal: GoalMaker) -> None:
         except KeyslotError as exc:
             exc.details = {**_NOTHING_DONE, **exc.details}
             raise
+        finally:
+            end_keeper()
         return _result(outcome, module.check_mode, module._diff)
 
     run_module(module, body)
@@ -105,7 +110,33 @@ def _result(outcome: Outcome, check_mode: bool, with_diff: bool) -> dict[str, t.
         result["diff"] = _diff(outcome.before, outcome.plan.moves if check_mode else done)
     if outcome.error is not None:
         result.update(failed=True, msg=str(outcome.error))
+    part = _slice.current()
+    if part and not check_mode:
+        result[_slice.FIELD] = _slice.seal(_told(outcome, result, part))
     return result
+
+
+def _told(outcome: Outcome, result: t.Mapping[str, t.Any], part: _slice.Slice) -> dict[str, t.Any]:
+    """What the action plugin goes on with; in the result itself core masks what looks like the
+    password."""
+    plan, topology = outcome.plan, outcome.before
+    told: dict[str, t.Any] = {
+        **{name: result[name] for name in _NOTHING_DONE},
+        "todo": outcome.slots_left,
+        "moving": outcome.moving,
+        "left_job": any(lane.left_job for lane in outcome.lanes),
+        "fell_back": outcome.fell_back,
+        "keeper": outcome.keeper,
+    }
+    if part.first:
+        sizes = (bytes_of(topology, move, plan.key_counts) for move in plan.moves)
+        told["plan"] = {
+            "moves": _planned(outcome),
+            "names": {line.id: topology.name(line.id) for line in topology.primaries},
+            "bytes": int(sum(sizes)),
+            "seconds": outcome.estimate,
+        }
+    return told
 
 
 def _keys(outcome: Outcome) -> int:

@@ -38,7 +38,7 @@ DEFAULT_INTERVAL = 5.0
 PLANNERS = ("redis_slot_migrate", "redis_cluster_rebalance")
 CARRIER = "redis_slot_migrate"
 # A slice is so many times as long as what it costs beside moving; the first ones are shorter.
-LENGTH_TO_COST, GROWTH = 30, 1.5
+LENGTH_TO_COST, GROWTH = 40, 1.5
 # On a run of hours a line need not come every few seconds.
 LINES, LONGEST = 100, 60.0
 # Until the cost of an execution has been seen.

@@ -29,6 +29,7 @@ SHARING = (
     "test_invariants",
     "test_inventory",
     "test_lock",
+    "test_progress",
     "test_report",
 )
 _counts: dict[str, Counter[str]] = {}

@@ -289,9 +289,10 @@ def test_each_right_to_keep_others_off_is_warned_of_when_members_change(cluster:
 
 
 def assert_warned(result: dict[str, Any], name: str, right: str) -> None:
-    (warning,) = result["warnings"]
+    (found,) = result["warnings"]
+    warning = str(found)  # a text, or a map that core makes of it
     assert "Other runs can't be kept off" in warning
-    assert f"'{name}'" in warning
+    assert name in warning
     assert f"grant it {right}, on every node" in warning
 
 

@@ -25,7 +25,7 @@ import pytest
 
 from tests.harness import data
 from tests.harness.ansible import COLLECTIONS, ROOT, environment
-from tests.harness.cluster import Cluster
+from tests.harness.cluster import Cluster, parse_nodes
 from tests.harness.cutting import run
 from tests.harness.engines import Engine
 from tests.harness.node import Node
@@ -38,7 +38,7 @@ BIN = Path(sys.executable).parent
 MARK = "KEYSLOT_TEST_MARK"
 LINE = r"^\[localhost\]{item} redis_slot_migrate: "
 # A key at a time: slow enough to be long.
-SLOW = {"method": "classic", "progress_interval": 1, "batch_size": 1, "max_pause_ms": 1}
+SLOW = {"method": "classic", "progress_interval": 0.4, "batch_size": 1, "max_pause_ms": 1}
 EVENT_BYTES = 700_000
 LINE_OF_EVENT = re.compile(r"\[localhost\] redis_slot_migrate: ")
 
@@ -224,17 +224,20 @@ def test_a_rebalance_shows_it_and_counts_its_cap_over_all_slices(
     cluster: Cluster, runs: Runs
 ) -> None:
     target = other(cluster)
+    source = cluster.slot_owners()[0]
+    assert source is not None
+    owned = cluster.slot_owners().count(source)
     options = {name: v for name, v in wish(cluster).items() if name not in ("slots", "target")}
-    options |= {"drain": [cluster.slot_owners()[0].id], "drain_only": True, "max_slots": SLOTS - 5}
+    options |= {"drain": [source.id], "drain_only": True, "max_slots": SLOTS - 5}
     module = {"name": "Even out", "keyslot.redis.redis_cluster_rebalance": options}
     _output, errors = runs.play(module)
     assert f"redis_cluster_rebalance: {SLOTS - 5} slots with " in errors
     (result,) = runs.told()
     assert (result["slots_moved"], result["finished"]) == (SLOTS - 5, False)
-    assert result["slots_left"] == 8192 - SLOTS + 5
+    assert result["slots_left"] == owned - SLOTS + 5
     cluster.wait_healthy(20)
     assert cluster.slot_owners()[:SLOTS].count(target) == SLOTS - 5
-    assert set(cluster.slot_owners()[SLOTS : 2 * SLOTS]) != {target}
+    assert cluster.slot_owners().count(source) == owned - SLOTS + 5
 
 
 # Where nothing is shown
@@ -339,7 +342,7 @@ def test_a_slice_that_finds_a_slot_elsewhere_stops(cluster: Cluster, runs: Runs)
     assert process.returncode == 2, output + errors
     (result,) = runs.told()
     assert f"slots {slot} should go from" in result["msg"]
-    assert (result["failed"], result["finished"]) == (True, False)
+    assert result["finished"] is False
     assert (result["slots_moved"], result["slots_left"]) == (0, SLOTS)
     assert not gap_of(cluster)
 
@@ -392,7 +395,7 @@ def test_a_cancelled_run_ends_within_a_slice(
     slow = wish(cluster, slots=["0-8191", "8192-16383"], target=cluster.nodes[2].id)
     process = runs.start("ansible-playbook", str(runs.playbook(task(slow))))
     wait_until(lambda: gap_of(cluster), "the gap after the planning")
-    wait_until(lambda: not gap_of(cluster), "a slice")
+    wait_until(lambda: owns_something(cluster.nodes[2]), "a slice that moves")
     if when == "between two":
         wait_until(lambda: gap_of(cluster), "the gap after a slice")
     process.send_signal(number)
@@ -406,8 +409,13 @@ def test_a_cancelled_run_ends_within_a_slice(
     give_back(cluster)
 
 
+def owns_something(node: Node) -> bool:
+    lines = parse_nodes(node.call("CLUSTER", "NODES").decode())
+    return any(line.slots for line in lines if "myself" in line.flags)
+
+
 def give_back(cluster: Cluster) -> None:
-    """The next run finishes what is open, if its goal allows: so, first on to where it was going."""
+    """First on to where it was going, which finishes what was left open."""
     on = {"slots": ["0-16383"], "target": cluster.nodes[2].id}
     assert run(MIGRATE, {**login(cluster.nodes[2]), **on})["finished"]
     for slots, home in (("0-8191", cluster.nodes[0]), ("8192-16383", cluster.nodes[1])):
@@ -438,8 +446,9 @@ def job(runs: Runs, name: str, **more: Any) -> Any:
         private_data_dir=str(folder),
         playbook=str(runs.folder / "play.yml"),
         inventory="localhost ansible_connection=local",
-        envvars=runs.env(),
+        envvars=runs.env(PATH=f"{BIN}:{os.environ['PATH']}"),
         quiet=True,
+        settings={"pexpect_timeout": 1},
         **more,
     )
 
@@ -448,7 +457,7 @@ def job(runs: Runs, name: str, **more: Any) -> Any:
 def test_a_job_has_events_as_it_goes_and_a_cancelled_one_is_finished_by_the_next(
     cluster: Cluster, runs: Runs
 ) -> None:
-    move = wish(cluster, slots=["0-16383"], target=cluster.nodes[2].id)
+    move = wish(cluster, slots=["0-16383"], target=cluster.nodes[2].id, max_pause_ms=0.2)
     runs.playbook(task(move))
     seen: list[dict[str, Any]] = []
 
@@ -457,7 +466,7 @@ def test_a_job_has_events_as_it_goes_and_a_cancelled_one_is_finished_by_the_next
         return any(" slots, " in event["stdout"] for event in seen) and not gap_of(cluster)
 
     cancelled = job(runs, "first", cancel_callback=cancel, event_handler=seen.append)
-    assert cancelled.status == "canceled"
+    assert cancelled.status == "canceled", cancelled.stdout.read()
     wait_until(lambda: runs.living() == [], "the end of all processes", 30)
     owners = agreed(cluster)
     time.sleep(2)

@@ -197,7 +197,7 @@ class Lane:
     `slots_done` grows at each commit, `keys_moved` with each batch. `done_at` is a moment of the
     monotonic clock, after which no further slot is begun; nor once `unlocked` is set, because
     another run may be at work then. One slice of a longer run `leaves_jobs` of the engine running
-    when its time is up.
+    when its time is up: `slots_going` are those of the job that it left.
     """
 
     cluster: Cluster
@@ -218,7 +218,7 @@ class Lane:
     leaves_jobs: bool = False
     unlocked: threading.Event = field(default_factory=threading.Event)
     halted: threading.Event = field(default_factory=threading.Event)
-    left_job: bool = False
+    slots_going: tuple[int, ...] = ()
     slots_done: list[int] = field(default_factory=list)
     keys_moved: int = 0
     elapsed: float = 0.0

@@ -33,7 +33,7 @@ from ansible_collections.keyslot.redis.plugins.module_utils._lane import (
 )
 from ansible_collections.keyslot.redis.plugins.module_utils._lock import Lock, at_work
 from ansible_collections.keyslot.redis.plugins.module_utils._movers import classic
-from ansible_collections.keyslot.redis.plugins.module_utils._plan import Move, plan_size
+from ansible_collections.keyslot.redis.plugins.module_utils._plan import Move
 from ansible_collections.keyslot.redis.plugins.module_utils._preflight import check_nodes
 from ansible_collections.keyslot.redis.plugins.module_utils._prepare import (
     MakeGoal,
@@ -76,9 +76,10 @@ class Outcome:
     keeper: str = ""
 
     @property
-    def slots_left(self) -> int:
+    def slots_left(self) -> set[int]:
         """Slots of the plan that have not moved."""
-        return plan_size(self.plan.moves) - sum(len(lane.slots_done) for lane in self.lanes)
+        planned = {slot for move in self.plan.moves for slot in move.slots}
+        return planned.difference(slot for lane in self.lanes for slot in lane.slots_done)
 
 
 def reshard(cluster: Cluster, make_goal: MakeGoal, movement: Movement, check_mode: bool) -> Outcome:

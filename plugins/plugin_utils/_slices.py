@@ -173,7 +173,7 @@ class Sliced:
             return 2 * self._length
         slices = sum(1 for told in self.told if told["moving"])
         # While a job of the engine goes on, the time between two slices costs nothing.
-        least = 0.0 if last["left_job"] else LENGTH_TO_COST * self.cost
+        least = 0.0 if last["going"] else LENGTH_TO_COST * self.cost
         growing = min(least, self.interval * GROWTH**slices)
         return max(self.interval, growing, min(LONGEST, age / LINES))
 
@@ -187,6 +187,8 @@ class Sliced:
             self.over = True
             return
         told = unseal(sealed)
+        if self.told:
+            _add_gone(told, self.told[-1]["going"])
         self.told.append(told)
         self._costs.append(max(0.0, took - told["moving"]))
         failed = bool(result.get("failed"))
@@ -227,9 +229,11 @@ class Sliced:
         diffs = [result["diff"] for result in self.results if isinstance(result.get("diff"), dict)]
         if diffs:
             merged["diff"] = {**diffs[-1], "before": diffs[0].get("before")}
-        left = self.told[-1]["todo"] + self.told[0]["slots_left"] - self.told[0]["todo"]
+        first, last = self.told[0], self.told[-1]
+        beyond = first["slots_left"] - len(parse_slots(first["todo"]))
+        left = len(parse_slots(last["todo"])) + beyond
         merged.update(
-            changed=any(result.get("changed") is True for result in self.results),
+            changed=bool(self._sum("slots_moved")) or any(r.get("changed") for r in self.results),
             finished=left == 0 and not merged.get("failed"),
             moves=self.moves(),
             slots_moved=self._sum("slots_moved"),
@@ -316,6 +320,19 @@ class Sliced:
             for way, count in sorted(todo.items(), key=lambda item: done.get(item[0], 0) >= item[1])
         ]
         return _some(told, MOST_LANES_SHOWN, ", ")
+
+
+def _add_gone(told: Result, going: t.Sequence[Result]) -> None:
+    """What the engine was moving when the slice before ended, and had done when this one looked:
+    neither is it to do any more, nor did this slice count it."""
+    seen = {*parse_slots(told["todo"])}
+    seen.update(slot for move in told["moves"] for slot in parse_slots(move["slots"]))
+    for move in going:
+        slots = parse_slots(move["slots"])
+        if seen.isdisjoint(slots):
+            told["moves"] = [*told["moves"], move]
+            told["slots_moved"] += len(slots)
+            told["keys_moved"] += move["key_count"]
 
 
 def announcement(plan: Plan, seconds: float) -> list[str]:

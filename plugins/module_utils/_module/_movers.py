@@ -20,7 +20,7 @@ from ansible_collections.keyslot.redis.plugins.module_utils._errors import (
     OptionError,
 )
 from ansible_collections.keyslot.redis.plugins.module_utils._estimate import bytes_of
-from ansible_collections.keyslot.redis.plugins.module_utils._lane import Movement
+from ansible_collections.keyslot.redis.plugins.module_utils._lane import Lane, Movement
 from ansible_collections.keyslot.redis.plugins.module_utils._lock import end_keeper
 from ansible_collections.keyslot.redis.plugins.module_utils._module._common import (
     Params,
@@ -116,15 +116,21 @@ def _result(outcome: Outcome, check_mode: bool, with_diff: bool) -> dict[str, t.
     return result
 
 
+def _going(lane: Lane) -> dict[str, t.Any]:
+    """What may be done before the next slice looks."""
+    move = Move(lane.move.source, lane.move.target, lane.slots_going)
+    return _entry(move, sum(lane.key_counts[slot] for slot in move.slots), lane.method, 0.0)
+
+
 def _told(outcome: Outcome, result: t.Mapping[str, t.Any], part: _slice.Slice) -> dict[str, t.Any]:
     """What the action plugin goes on with; in the result itself core masks what looks like the
     password."""
     plan, topology = outcome.plan, outcome.before
     told: dict[str, t.Any] = {
         **{name: result[name] for name in _NOTHING_DONE},
-        "todo": outcome.slots_left,
+        "todo": format_slots(outcome.slots_left),
+        "going": [_going(lane) for lane in outcome.lanes if lane.slots_going],
         "moving": outcome.moving,
-        "left_job": any(lane.left_job for lane in outcome.lanes),
         "fell_back": outcome.fell_back,
         "keeper": outcome.keeper,
     }

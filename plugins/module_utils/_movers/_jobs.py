@@ -192,7 +192,7 @@ def _wait(
             return (None if reason == "late" and not job.done else ended), longest
         last = job or last
         if may_leave and not reason and lane.is_late():
-            lane.left_job = True
+            lane.slots_going = tuple(slots)
             return None, longest
         stuck = time.monotonic() - moved_on > lane.movement.wait_timeout
         if stuck and (reason or job is None):

@@ -36,7 +36,7 @@ class Cluster:
         self.asked: list[tuple[str, dict[str, t.Any], Slice]] = []
         self.shown: list[str] = []
         self.fails_at = 0
-        self.left_jobs = False
+        self.in_job = 0
         self.fell_back = False
         self.stuck = False
         self.alive = True
@@ -81,9 +81,9 @@ class Cluster:
             "after": f"after {len(self.asked)}",
         }
         more = {
-            "todo": self._todo(),
+            "todo": [str(slot) for slots in self.left.values() for slot in slots],
+            "going": self._going(),
             "moving": moving,
-            "left_job": self.left_jobs,
             "fell_back": self.fell_back,
             "keeper": f"{len(self.asked)}@host",
         }
@@ -94,6 +94,14 @@ class Cluster:
 
     def _todo(self) -> int:
         return sum(len(slots) for slots in self.left.values())
+
+    def _going(self) -> list[dict[str, t.Any]]:
+        """A job that the engine will have done before it is asked again."""
+        jobs = []
+        for way, slots in self.left.items():
+            going, self.left[way] = slots[: self.in_job], slots[self.in_job :]
+            jobs += [self._move(way, going)] if going else []
+        return jobs
 
     def _take(self, seconds: float) -> list[dict[str, t.Any]]:
         moved = []
@@ -331,9 +339,18 @@ def test_a_minute_costs_at_most_five_percent(interval: int) -> None:
 
 def test_while_the_engine_goes_on_by_itself_a_line_comes_every_interval() -> None:
     cluster = Cluster(slots=1000)
-    cluster.left_jobs = True
+    cluster.in_job = 10
     cluster.run(progress_interval=5)
     assert set(seconds_of(cluster)) == {5}
+
+
+def test_what_the_engine_did_between_two_slices_counts() -> None:
+    cluster = Cluster(slots=1000)
+    cluster.in_job = 10
+    result = cluster.run(progress_interval=5)
+    told = [result[name] for name in ("slots_moved", "keys_moved", "slots_left", "finished")]
+    assert told == [1000, 10000, 0, True]
+    assert [move["slots"] for move in result["moves"]] == [["0-499"], ["500-999"]]
 
 
 def test_a_slice_that_moves_nothing_is_followed_by_a_longer_one() -> None:

@@ -148,7 +148,7 @@ class Lock:
             # same instant may both see each other, but never both be blind.
             listed, earlier = ours.pipeline([name, _LIST])[1], False
         if not isinstance(listed, bytes):
-            raise Refused(f"{listed} Nothing was changed.")
+            raise Refused(f"{listed}. Nothing was changed: run it again when that has passed.")
         found = holders(text(listed))
         others = [holder for holder in found if holder.token != self.token]
         own = [h for h in found if h.token == self.token and (earlier or h.pid != os.getpid())]

@@ -207,7 +207,12 @@ class Lock:
 
 
 def _is_denied(reply: Reply) -> bool:
-    return isinstance(reply, ReplyError) and (bool(reply.grant) or "unknown command" in reply.text)
+    return isinstance(reply, ReplyError) and bool(_grant(reply) or "unknown command" in reply.text)
+
+
+def _grant(error: ReplyError) -> str:
+    """A denied EXEC answers EXECABORT, and only then why."""
+    return error.grant or ("+exec" if "NOPERM" in error.text else "")
 
 
 def _keep(
@@ -299,19 +304,19 @@ def _take(
             return lock
         lock.release()
         node_id, others = found
-        # A run between two slices comes back, or has been cancelled there.
-        if time.monotonic() > deadline or not all(holder.keeps for holder in others):
-            raise _refused(topology, node_id, _who_stays(cluster, node_id, others))
         time.sleep(PAUSE)
+        staying = _who_stays(cluster, node_id, others)
+        # A run between two slices comes back, or has been cancelled there.
+        may_end = all(holder.keeps for holder in staying)
+        if not may_end or time.monotonic() > deadline:
+            raise _refused(topology, node_id, staying or others)
 
 
-def _who_stays(cluster: Cluster, node_id: str, others: t.Sequence[Holder]) -> t.Sequence[Holder]:
-    """Without those that came in the same instant and were refused like us."""
-    if len({holder.token for holder in others}) == 1:
-        return others
-    time.sleep(PAUSE)
+def _who_stays(cluster: Cluster, node_id: str, others: t.Sequence[Holder]) -> list[Holder]:
+    """Without those that were about to go: a run that has just ended, or that came in the same
+    instant and was refused like us."""
     now = {holder.token for holder in holders(text(cluster.server(node_id).call(*_LIST)))}
-    return [holder for holder in others if holder.token in now] or others
+    return [holder for holder in others if holder.token in now]
 
 
 def _ask_all(
@@ -346,7 +351,7 @@ def _refused(topology: Topology, node_id: str, others: t.Sequence[Holder]) -> Re
 def _denied_text(topology: Topology, denied: t.Mapping[str, t.Sequence[ReplyError]]) -> str:
     node_id, errors = next(iter(denied.items()))
     commands = ", ".join(dict.fromkeys(error.command for error in errors))
-    grants = " ".join(dict.fromkeys(error.grant for error in errors if error.grant))
+    grants = " ".join(dict.fromkeys(_grant(error) for error in errors)).strip()
     remedy = f"grant it {grants}, on every node" if grants else "give that command its name back"
     return (
         f"Other runs can't be kept off: the user '{errors[0].user}' may not run {commands} on "

@@ -19,9 +19,9 @@ from ansible_collections.keyslot.redis.plugins.module_utils._topology import Top
 
 BYTES_A_SECOND = 100e6
 ATOMIC_KEY_SECONDS, ATOMIC_SLOT_SECONDS = 5e-6, 1e-4
-KEY_SECONDS, COMMAND_SECONDS, SLOT_SECONDS = 20e-6, 150e-6, 5e-4
+KEY_SECONDS, COMMAND_SECONDS, SLOT_SECONDS = 20e-6, 20e-6, 2e-4
 # What one step costs beside the time in which it holds the server up.
-STEP_SECONDS = 1e-3
+STEP_SECONDS = 2e-4
 
 
 def bytes_of(topology: Topology, move: Move, key_counts: t.Mapping[int, int]) -> float:

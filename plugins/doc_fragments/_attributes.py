@@ -48,7 +48,10 @@ attributes:
     description: Has a corresponding action plugin, so that a part of the work is done on the controller.
     support: full
     details:
-      - It runs the module in slices and shows the progress between them, see O(progress_interval).
+      - It runs the module in slices and shows the progress between them, see O(progress_interval). Other runs are kept off
+        between the slices, too.
+      - Called by its short name, from a folder that E(ANSIBLE_LIBRARY) names, the module has no action plugin and shows no
+        progress, unless E(ANSIBLE_ACTION_PLUGINS) names the folder of that, too.
   async:
     description: Supports being used with the C(async) keyword.
     support: partial

@@ -24,6 +24,7 @@ from ansible_collections.keyslot.redis.plugins.module_utils._errors import (
     Stopped,
 )
 from ansible_collections.keyslot.redis.plugins.module_utils._lane import Movement
+from ansible_collections.keyslot.redis.plugins.module_utils._lock import at_work
 from ansible_collections.keyslot.redis.plugins.module_utils._plan import FixGoal, Goal
 from ansible_collections.keyslot.redis.plugins.module_utils._preflight import (
     check_allowed,
@@ -86,7 +87,8 @@ def fix(cluster: Cluster, on_uncovered: str, movement: Movement, check_mode: boo
         _check_allowed(cluster, topology, ownership)
         done = Fixed(topology, outcome)
         try:
-            _repair(cluster, done, on_uncovered, movement)
+            with at_work(cluster, topology, outcome.tally.warn):
+                _repair(cluster, done, on_uncovered, movement)
         except KeyslotError as exc:
             raise _told(exc, done) from None
         done.outcome.elapsed = time.monotonic() - started

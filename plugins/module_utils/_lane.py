@@ -196,7 +196,9 @@ class Lane:
     `databases` those to look into, `node_timeout` in seconds. In a `stray` lane the source does not
     own the slots: only keys move, to the node that does, or that the slots are on their way to.
     `slots_done` grows at each commit, `keys_moved` with each batch. `done_at` is a moment of the
-    monotonic clock, after which no further slot is begun.
+    monotonic clock, after which no further slot is begun; nor once `unlocked` is set, because
+    another run may be at work then. One slice of a longer run `leaves_jobs` of the engine running
+    when its time is up: `slots_going` are those of the job that it left.
     """
 
     cluster: Cluster
@@ -215,7 +217,10 @@ class Lane:
     method: str = ""
     stray: bool = False
     done_at: float | None = None
+    leaves_jobs: bool = False
+    unlocked: threading.Event = field(default_factory=threading.Event)
     halted: threading.Event = field(default_factory=threading.Event)
+    slots_going: tuple[int, ...] = ()
     slots_done: list[int] = field(default_factory=list)
     keys_moved: int = 0
     elapsed: float = 0.0
@@ -240,10 +245,13 @@ class Lane:
         return " to ".join(names)
 
     def shall_stop(self) -> bool:
-        """Whether to begin no further slot: the time is up, or another lane has failed."""
-        return self.halted.is_set() or (
-            self.done_at is not None and time.monotonic() >= self.done_at
-        )
+        """Whether to begin no further slot: the time is up, another lane has failed, or another
+        run may be at work."""
+        return self.halted.is_set() or self.unlocked.is_set() or self.is_late()
+
+    def is_late(self) -> bool:
+        """Whether the time is up."""
+        return self.done_at is not None and time.monotonic() >= self.done_at
 
     def step(
         self, server: Server, commands: t.Sequence[Command], *learn: tuple[Pace, int]

@@ -16,6 +16,7 @@ from ansible_collections.keyslot.redis.plugins.module_utils._errors import (
     Refused,
     ReplyError,
 )
+from ansible_collections.keyslot.redis.plugins.module_utils._estimate import bytes_of
 from ansible_collections.keyslot.redis.plugins.module_utils._plan import Move
 from ansible_collections.keyslot.redis.plugins.module_utils._resp import Command
 from ansible_collections.keyslot.redis.plugins.module_utils._server import Server
@@ -114,10 +115,8 @@ def check_memory(
     """An estimate by the source's bytes a key; a target without `maxmemory` takes everything."""
     needed: dict[str, float] = {}
     for move in moves:
-        source = topology.reports[move.source]
-        each = source.number("used_memory_dataset") / max(1, source.key_count)
-        keys = sum(key_counts.get(slot, 0) for slot in move.slots)
-        needed[move.target] = needed.get(move.target, 0) + keys * each
+        size = bytes_of(topology, move, key_counts)
+        needed[move.target] = needed.get(move.target, 0) + size
     for target, size in needed.items():
         if target in topology.joining:
             continue

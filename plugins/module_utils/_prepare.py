@@ -119,15 +119,26 @@ class Prepared:
     cleared: int
 
 
+def something_to_do(goal: Goal, topology: Topology) -> bool:
+    """Whether a run would change anything, as far as the map of slots tells."""
+    under_way = topology.open_slots or topology.left_on_replicas
+    return bool(under_way or goal.moves(topology.owners))
+
+
 def prepare(
-    cluster: Cluster, make_goal: MakeGoal, movement: Movement, check_mode: bool
+    cluster: Cluster,
+    make_goal: MakeGoal,
+    movement: Movement,
+    check_mode: bool,
+    topology: Topology | None = None,
 ) -> Prepared:
-    """Observes, settles what is open, plans and checks; changes nothing else.
+    """Observes (unless given what was observed), settles what is open, plans and checks; changes
+    nothing else.
 
     `make_goal` gets what was observed and may add nodes to it that are about to join (check mode).
     Raises OptionError or Refused.
     """
-    goal, topology = make_goal(cluster.observe_agreed())
+    goal, topology = make_goal(topology or cluster.observe_agreed())
     running = _running_jobs(cluster, topology, goal)
     opened = sort_open_slots(cluster, topology, goal)
     # Raises for a goal that can't be reached, before anything is cleared for it.

@@ -14,12 +14,14 @@ import typing as t
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+from ansible_collections.keyslot.redis.plugins.module_utils import _slice
 from ansible_collections.keyslot.redis.plugins.module_utils._cluster import Cluster, told_ok
 from ansible_collections.keyslot.redis.plugins.module_utils._errors import (
     KeyslotError,
     NotThisWay,
     Stopped,
 )
+from ansible_collections.keyslot.redis.plugins.module_utils._estimate import seconds_of
 from ansible_collections.keyslot.redis.plugins.module_utils._lane import (
     Busy,
     Bystanders,
@@ -29,6 +31,7 @@ from ansible_collections.keyslot.redis.plugins.module_utils._lane import (
     Taker,
     Tally,
 )
+from ansible_collections.keyslot.redis.plugins.module_utils._lock import Lock, at_work
 from ansible_collections.keyslot.redis.plugins.module_utils._movers import classic
 from ansible_collections.keyslot.redis.plugins.module_utils._plan import Move
 from ansible_collections.keyslot.redis.plugins.module_utils._preflight import check_nodes
@@ -36,7 +39,9 @@ from ansible_collections.keyslot.redis.plugins.module_utils._prepare import (
     MakeGoal,
     Part,
     Plan,
+    Prepared,
     prepare,
+    something_to_do,
 )
 from ansible_collections.keyslot.redis.plugins.module_utils._repair import (
     clear_on_replicas,
@@ -52,7 +57,12 @@ DEFAULT_NODE_TIMEOUT_MS = 15000
 
 @dataclass
 class Outcome:
-    """What a run did, or in check mode would do, and the error that ended it early, if any."""
+    """What a run did, or in check mode would do, and the error that ended it early, if any.
+
+    `estimate` and `moving` are the seconds that it would take and took to move; `fell_back` says
+    that the engine's own way was tried in vain, `keeper` who keeps the run's place for the next
+    slice.
+    """
 
     before: Topology
     plan: Plan
@@ -62,6 +72,16 @@ class Outcome:
     elapsed: float = 0.0
     tally: Tally = field(default_factory=Tally)
     error: KeyslotError | None = None
+    estimate: float = 0.0
+    moving: float = 0.0
+    fell_back: bool = False
+    keeper: str = ""
+
+    @property
+    def slots_left(self) -> set[int]:
+        """Slots of the plan that have not moved."""
+        planned = {slot for move in self.plan.moves for slot in move.slots}
+        return planned.difference(slot for lane in self.lanes for slot in lane.slots_done)
 
 
 def reshard(cluster: Cluster, make_goal: MakeGoal, movement: Movement, check_mode: bool) -> Outcome:
@@ -70,28 +90,76 @@ def reshard(cluster: Cluster, make_goal: MakeGoal, movement: Movement, check_mod
     Raises KeyslotError as long as nothing has been moved.
     """
     started = time.monotonic()
-    prepared = prepare(cluster, make_goal, movement, check_mode)
-    outcome = Outcome(
-        prepared.topology, prepared.plan, opened=prepared.opened, cleared=prepared.cleared
-    )
-    for warning in prepared.plan.warnings:
-        outcome.tally.warn(warning)
-    if not check_mode and prepared.plan.moves:
-        outcome.error = _execute(cluster, outcome, movement, started)
+    tally = Tally()
+    topology = cluster.observe_agreed()
+    if check_mode or not something_to_do(*make_goal(topology)):
+        outcome = _planned(prepare(cluster, make_goal, movement, True, topology), tally)
+    else:
+        with at_work(cluster, topology, tally.warn) as lock:
+            # Only now is it sure that nobody else changes what is planned for.
+            outcome = _planned(prepare(cluster, make_goal, movement, False), tally)
+            _carry_out(cluster, outcome, movement, started, lock)
     outcome.elapsed = time.monotonic() - started
     return outcome
 
 
+def _planned(prepared: Prepared, tally: Tally) -> Outcome:
+    for warning in prepared.plan.warnings:
+        tally.warn(warning)
+    return Outcome(
+        prepared.topology,
+        prepared.plan,
+        opened=prepared.opened,
+        cleared=prepared.cleared,
+        tally=tally,
+    )
+
+
+def _carry_out(
+    cluster: Cluster, outcome: Outcome, movement: Movement, started: float, lock: Lock
+) -> None:
+    """All of the plan. A slice does what it can in its time, nothing if it is the first of many,
+    and has its place kept for the next one."""
+    part = _slice.current()
+    if part and not part.last:
+        started = time.monotonic()
+    outcome.estimate = _estimate(outcome, movement)
+    waits = part and part.first and outcome.estimate > movement.max_seconds
+    if outcome.plan.moves and not waits:
+        outcome.error = _execute(cluster, outcome, movement, started, lock)
+    if outcome.slots_left and not outcome.error:
+        outcome.error = lock.error
+        if part and not part.last and not outcome.error:
+            outcome.keeper = lock.leave_keeper(part.keep)
+
+
+def _estimate(outcome: Outcome, movement: Movement) -> float:
+    plan, pause, size = outcome.plan, movement.max_pause_ms, movement.batch_size
+    moves = [(move, part.mover.METHOD) for part in plan.parts for move in part.moves]
+    return seconds_of(outcome.before, moves, plan.key_counts, pause, size)
+
+
 def _execute(
-    cluster: Cluster, outcome: Outcome, movement: Movement, started: float
+    cluster: Cluster, outcome: Outcome, movement: Movement, started: float, lock: Lock
 ) -> KeyslotError | None:
     """Runs the plan's parts in turn, and waits until all nodes know the new owners.
 
     What was found under way goes first: open slots keep the engine from jobs, its jobs keep
     SETSLOT off, and whoever waits for late keys of an earlier run must not wait for those of this.
     """
+    began = time.monotonic()
+    try:
+        error = _run_parts(cluster, outcome, movement, started, lock)
+    finally:
+        outcome.moving = time.monotonic() - began
+    return error or _agree(cluster, outcome, movement)
+
+
+def _run_parts(
+    cluster: Cluster, outcome: Outcome, movement: Movement, started: float, lock: Lock
+) -> KeyslotError | None:
     with Bystanders(cluster, outcome.before, outcome.tally) as bystanders:
-        make_lane = _lane_maker(cluster, outcome, movement, started, bystanders)
+        make_lane = _lane_maker(cluster, outcome, movement, started, bystanders, lock)
         error = _wait_for_late_keys(outcome.plan, make_lane)
         if error:
             return error
@@ -108,7 +176,7 @@ def _execute(
                 error = _finish_classic(outcome, make_lane, given_up)
             if error:
                 return error
-    return _agree(cluster, outcome, movement)
+    return None
 
 
 def _wait_for_late_keys(
@@ -138,12 +206,14 @@ def _lane_maker(
     movement: Movement,
     started: float,
     bystanders: Bystanders,
+    lock: Lock,
 ) -> t.Callable[[Part, Move], Lane]:
     topology, plan = outcome.before, outcome.plan
     donors = {move.source: Donor(len(topology.slots[move.source])) for move in plan.moves}
     takers = {move.target: Taker() for move in plan.moves}
     busy = Busy()
     done_at = started + movement.max_seconds if movement.max_seconds else None
+    part_of_run = _slice.current()
 
     def make(part: Part, move: Move) -> Lane:
         return Lane(
@@ -163,6 +233,8 @@ def _lane_maker(
             method=part.mover.METHOD,
             stray=part is plan.strays,
             done_at=done_at,
+            leaves_jobs=bool(part_of_run and not part_of_run.last),
+            unlocked=lock.lost,
         )
 
     return make
@@ -183,6 +255,7 @@ def _finish_classic(
         check_nodes(lane.cluster, lane.topology, moves, probes)
     except KeyslotError as exc:
         return Stopped(f"{reason} The classic way can't be taken either: {exc}")
+    outcome.fell_back = True
     for _lane, why in given_up:
         outcome.tally.warn(f"{why} The rest was moved the classic way.")
     part = Part(classic, moves)

@@ -98,6 +98,21 @@ class Run:
         assert kind == "held", f"never held: {value}"
         return value
 
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid
+
+    def held_or_result(self) -> str | dict[str, Any]:
+        """Waits until it is held or has ended; the command, or the module's result."""
+        kind, value = self._next()
+        assert kind in ("held", "result"), f"{kind} {value}"
+        return value
+
+    def kill(self) -> None:
+        """SIGKILL, now, and waits for its end; its trace is lost."""
+        self._process.kill()
+        self._process.join()
+
     def go(self) -> None:
         """Lets it go on."""
         self._connection.send("go")
@@ -132,10 +147,6 @@ class Run:
     def under_way(self) -> bool:
         """Whether its process lives."""
         return self._process.is_alive()
-
-    def kill(self) -> None:
-        """SIGKILL, now; its trace is lost."""
-        self._process.kill()
 
     def _next(self) -> tuple[str, Any]:
         if not self._connection.poll(SECONDS):

@@ -29,7 +29,9 @@ SHARING = (
     "test_harness",
     "test_invariants",
     "test_inventory",
+    "test_lock",
     "test_plan",
+    "test_progress",
     "test_report",
 )
 _counts: dict[str, Counter[str]] = {}

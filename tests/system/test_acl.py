@@ -9,6 +9,7 @@ The rules are read out of that page, so that what it says is what is tested.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
@@ -46,7 +47,7 @@ ADMIN = "admin-0815"
 PASSWORD = "user-4711"
 # Rights for what does not happen in a run that goes well: nothing misses them before.
 LATER = """
-+client|id +client|list +client|setname +multi +exec +cluster|bumpepoch
++client|id +client|list +cluster|bumpepoch
 +cluster|cancelslotmigrations
 +asking +exists +type +pttl +dump +get +lrange +smembers +hgetall +zrange +del
 """
@@ -218,7 +219,7 @@ def without(rules: Sequence[str], right: str) -> list[str]:
 def assert_needed(cluster: Cluster, name: str, module: str, options: Mapping[str, Any]) -> None:
     """Without any one of its rights the user is refused before anything is changed, and told."""
     for right in rights(name):
-        of_the_lock = right == "+ping" and method_of(name) == "atomic"
+        of_the_lock = right in LOCK and (right != "+ping" or method_of(name) == "atomic")
         if right in LATER.split() or right in OPTIONAL or of_the_lock:
             continue
         with user(cluster, name, without(rights(name), right)) as who:
@@ -299,9 +300,42 @@ def test_forgetting_a_primary_needs_the_right_to_give_its_replicas_away(cluster:
     cluster.wait_healthy(20, members=6)
 
 
-def test_every_mover_may_do_what_a_lock_between_runs_needs() -> None:
-    for name in ("keyslot-classic", "keyslot-atomic-redis", "keyslot-atomic-valkey"):
-        assert set(LOCK) <= set(rights(name))
+def test_each_right_to_keep_other_runs_off_is_warned_of(cluster: Cluster) -> None:
+    """Once, with its name; the run goes on."""
+    targets = itertools.cycle([cluster.nodes[1].id, cluster.nodes[0].id])
+    for name in movers(cluster.engine):
+        classic = method_of(name) == "classic"
+        for right in (right for right in LOCK if not (classic and right == "+ping")):
+            wish = {"slots": ["0-9"], "target": next(targets), "method": method_of(name)}
+            with user(cluster, name, without(rights(name), right)) as who:
+                result = run(MIGRATE, {**login(cluster.nodes[0]), **who, **wish})
+            assert result.get("slots_moved") == 10, result
+            assert_warned(result, name, right)
+    back = {"slots": ["0-9"], "target": cluster.nodes[0].id}
+    assert run(MIGRATE, {**login(cluster.nodes[0]), **back})["finished"]
+
+
+def test_each_right_to_keep_others_off_is_warned_of_when_members_change(cluster: Cluster) -> None:
+    name, spare = members_set(cluster.engine), cluster.add_spare()
+    steps: list[tuple[str, dict[str, Any]]] = [
+        (MEET, {"nodes": [spare.address]}),
+        (REPLICATE, {"node": spare.address, "primary": cluster.nodes[0].address}),
+        (FORGET, {"node": spare.address}),
+    ]
+    for (module, options), right in zip(steps, ["+multi", "+client|list", "+client|setname"]):
+        with user(cluster, name, without(rights(name), right)) as who:
+            result = run(module, {**login(cluster.nodes[0]), **who, **options})
+        assert result.get("changed"), result
+        assert_warned(result, name, right)
+    cluster.assert_healthy(members=6)
+
+
+def assert_warned(result: dict[str, Any], name: str, right: str) -> None:
+    (found,) = result["warnings"]
+    warning = str(found)  # a text, or a map that core makes of it
+    assert "Other runs can't be kept off" in warning
+    assert name in warning
+    assert f"grant it {right}, on every node" in warning
 
 
 def test_moves_work_without_config_get(cluster: Cluster) -> None:

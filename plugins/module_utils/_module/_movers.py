@@ -13,12 +13,15 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.keyslot.redis.plugins.module_utils import _slice
 from ansible_collections.keyslot.redis.plugins.module_utils._cluster import Cluster
 from ansible_collections.keyslot.redis.plugins.module_utils._errors import (
     KeyslotError,
     OptionError,
 )
-from ansible_collections.keyslot.redis.plugins.module_utils._lane import Movement
+from ansible_collections.keyslot.redis.plugins.module_utils._estimate import bytes_of
+from ansible_collections.keyslot.redis.plugins.module_utils._lane import Lane, Movement
+from ansible_collections.keyslot.redis.plugins.module_utils._lock import end_keeper
 from ansible_collections.keyslot.redis.plugins.module_utils._module._common import (
     Params,
     run_module,
@@ -79,6 +82,8 @@ def run_moving(
         except KeyslotError as exc:
             exc.details = {**_NOTHING_DONE, **exc.details}
             raise
+        finally:
+            end_keeper()
 
     run_module(module, run)
 
@@ -120,7 +125,39 @@ def result_of(outcome: Outcome, check_mode: bool) -> dict[str, t.Any]:
     }
     if outcome.error is not None:
         result.update(failed=True, msg=str(outcome.error))
+    part = _slice.current()
+    if part and not check_mode:
+        result[_slice.FIELD] = _slice.seal(_told(outcome, result, part))
     return result
+
+
+def _going(lane: Lane) -> dict[str, t.Any]:
+    """What may be done before the next slice looks."""
+    move = Move(lane.move.source, lane.move.target, lane.slots_going)
+    return _entry(move, sum(lane.key_counts[slot] for slot in move.slots), lane.method, 0.0)
+
+
+def _told(outcome: Outcome, result: t.Mapping[str, t.Any], part: _slice.Slice) -> dict[str, t.Any]:
+    """What the action plugin goes on with; in the result itself core masks what looks like the
+    password."""
+    plan, topology = outcome.plan, outcome.before
+    told: dict[str, t.Any] = {
+        **{name: result[name] for name in _NOTHING_DONE},
+        "todo": format_slots(outcome.slots_left),
+        "going": [_going(lane) for lane in outcome.lanes if lane.slots_going],
+        "moving": outcome.moving,
+        "fell_back": outcome.fell_back,
+        "keeper": outcome.keeper,
+    }
+    if part.first:
+        sizes = (bytes_of(topology, move, plan.key_counts) for move in plan.moves)
+        told["plan"] = {
+            "moves": _planned(outcome),
+            "names": {line.id: topology.name(line.id) for line in topology.primaries},
+            "bytes": int(sum(sizes)),
+            "seconds": outcome.estimate,
+        }
+    return told
 
 
 def _keys(outcome: Outcome) -> int:

@@ -17,6 +17,7 @@ from ansible_collections.keyslot.redis.plugins.module_utils._errors import (
     Ambiguous,
     OptionError,
 )
+from ansible_collections.keyslot.redis.plugins.module_utils._lock import at_work
 from ansible_collections.keyslot.redis.plugins.module_utils._membership import (
     check_can_forget,
     check_may_forget,
@@ -47,23 +48,19 @@ def run(module: AnsibleModule) -> None:
 
 def remove(cluster: Cluster, params: Params, check_mode: bool) -> dict[str, t.Any]:
     """The result."""
-    topology = cluster.observe()
-    node_id = _find(cluster, topology, params["node"])
+    warnings: list[str] = []
+    topology, node_id = _look(cluster, params)
     if node_id is None:
-        return {
-            "changed": False,
-            "id": None,
-            "role": None,
-            "slot_count": None,
-            "replicas_moved": [],
-            "forgotten_by": 0,
-        }
-    check_can_forget(topology, node_id, params["reset"])
-    check_may_forget(cluster, topology, node_id, params["reset"])
+        return _unknown()
     if check_mode:
         homes, told = planned_homes(topology, node_id), len(topology.without([node_id]).reports)
     else:
-        homes, told = forget(cluster, topology, node_id, params["reset"], params["wait_timeout"])
+        with at_work(cluster, topology, warnings.append):
+            topology, node_id = _look(cluster, params)
+            if node_id is None:
+                return _unknown()
+            reset, seconds = params["reset"], params["wait_timeout"]
+            homes, told = forget(cluster, topology, node_id, reset, seconds)
     warning = comes_back(topology, node_id, params["reset"])
     return {
         "changed": True,
@@ -72,8 +69,29 @@ def remove(cluster: Cluster, params: Params, check_mode: bool) -> dict[str, t.An
         "slot_count": 0,
         "replicas_moved": [{"node": n, "primary": p} for n, p in homes.items()],
         "forgotten_by": told,
-        "warnings": [warning] if warning else [],
+        "warnings": [*warnings, *([warning] if warning else [])],
     }
+
+
+def _unknown() -> dict[str, t.Any]:
+    return {
+        "changed": False,
+        "id": None,
+        "role": None,
+        "slot_count": None,
+        "replicas_moved": [],
+        "forgotten_by": 0,
+    }
+
+
+def _look(cluster: Cluster, params: Params) -> tuple[Topology, str | None]:
+    """The cluster, and the node, which may go; None for one that nobody knows."""
+    topology = cluster.observe()
+    node_id = _find(cluster, topology, params["node"])
+    if node_id is not None:
+        check_can_forget(topology, node_id, params["reset"])
+        check_may_forget(cluster, topology, node_id, params["reset"])
+    return topology, node_id
 
 
 def _find(cluster: Cluster, topology: Topology, reference: str) -> str | None:

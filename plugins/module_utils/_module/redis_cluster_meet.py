@@ -14,7 +14,9 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.keyslot.redis.plugins.module_utils._cluster import Cluster
 from ansible_collections.keyslot.redis.plugins.module_utils._errors import OptionError
+from ansible_collections.keyslot.redis.plugins.module_utils._lock import at_work
 from ansible_collections.keyslot.redis.plugins.module_utils._membership import (
+    Newcomer,
     check_may_meet,
     find_newcomers,
     is_member,
@@ -24,6 +26,7 @@ from ansible_collections.keyslot.redis.plugins.module_utils._module._common impo
     Params,
     run_module,
 )
+from ansible_collections.keyslot.redis.plugins.module_utils._topology import Topology
 
 
 def run(module: AnsibleModule) -> None:
@@ -39,17 +42,31 @@ def join(cluster: Cluster, params: Params, check_mode: bool) -> dict[str, t.Any]
     """The result."""
     if not params["nodes"]:
         raise OptionError("no nodes were given: name some, as host:port.")
-    topology = cluster.observe()
-    newcomers = find_newcomers(cluster, topology, params["nodes"])
-    members = [n for n in newcomers if is_member(topology, n)]
-    joining = [n for n in newcomers if n not in members]
-    if joining:
-        check_may_meet(cluster, topology, joining)
-    if not check_mode:
-        # Members too: a run that was killed may have left them half-known.
-        meet(cluster, topology, newcomers, params["wait_timeout"])
+    warnings: list[str] = []
+    topology, members, joining = _look(cluster, params["nodes"])
+    if not check_mode and joining:
+        with at_work(cluster, topology, warnings.append):
+            topology, members, joining = _look(cluster, params["nodes"])
+            meet(cluster, topology, [*members, *joining], params["wait_timeout"])
+    elif not check_mode:
+        # A run that was killed may have left them half-known.
+        meet(cluster, topology, members, params["wait_timeout"])
     return {
         "changed": bool(joining),
         "joined": [{"node": n.reference, "id": n.id} for n in joining],
         "already_members": [{"node": n.reference, "id": n.id} for n in members],
+        "warnings": warnings,
     }
+
+
+def _look(
+    cluster: Cluster, references: t.Sequence[str]
+) -> tuple[Topology, list[Newcomer], list[Newcomer]]:
+    """The cluster, those of the nodes that are members, and those that may join."""
+    topology = cluster.observe()
+    newcomers = find_newcomers(cluster, topology, references)
+    members = [n for n in newcomers if is_member(topology, n)]
+    joining = [n for n in newcomers if n not in members]
+    if joining:
+        check_may_meet(cluster, topology, joining)
+    return topology, members, joining

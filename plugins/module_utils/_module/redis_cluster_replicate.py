@@ -13,6 +13,7 @@ import typing as t
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.keyslot.redis.plugins.module_utils._cluster import Cluster
+from ansible_collections.keyslot.redis.plugins.module_utils._lock import at_work
 from ansible_collections.keyslot.redis.plugins.module_utils._membership import (
     check_can_replicate,
     check_may_replicate,
@@ -24,6 +25,7 @@ from ansible_collections.keyslot.redis.plugins.module_utils._module._common impo
     run_module,
 )
 from ansible_collections.keyslot.redis.plugins.module_utils._preflight import check_cluster
+from ansible_collections.keyslot.redis.plugins.module_utils._topology import Topology
 
 
 def run(module: AnsibleModule) -> None:
@@ -37,6 +39,22 @@ def run(module: AnsibleModule) -> None:
 
 def follow(cluster: Cluster, params: Params, check_mode: bool) -> dict[str, t.Any]:
     """The result."""
+    warnings: list[str] = []
+    topology, node_id, primary = _look(cluster, params)
+    changes = topology.lines[node_id].primary_id != primary
+    if not check_mode and changes:
+        with at_work(cluster, topology, warnings.append):
+            topology, node_id, primary = _look(cluster, params)
+            changes = topology.lines[node_id].primary_id != primary
+            replicate(cluster, topology, node_id, primary, params["wait_timeout"])
+    elif not check_mode:
+        # A run that was killed may not have waited for it.
+        replicate(cluster, topology, node_id, primary, params["wait_timeout"])
+    return {"changed": changes, "node": node_id, "primary": primary, "warnings": warnings}
+
+
+def _look(cluster: Cluster, params: Params) -> tuple[Topology, str, str]:
+    """The cluster, the node, and the primary that it may follow."""
     topology = cluster.observe()
     node_id = cluster.find(params["node"], topology)
     followed = topology.lines[node_id].primary_id
@@ -49,6 +67,4 @@ def follow(cluster: Cluster, params: Params, check_mode: bool) -> dict[str, t.An
     check_cluster(topology)
     if followed != primary:
         check_may_replicate(cluster, topology, node_id)
-    if not check_mode:
-        replicate(cluster, topology, node_id, primary, params["wait_timeout"])
-    return {"changed": followed != primary, "node": node_id, "primary": primary}
+    return topology, node_id, primary

@@ -154,7 +154,11 @@ def _next_slots(engine: Engine, lane: Lane, todo: list[int], pace: Pace) -> list
 def _run_job(
     engine: Engine, lane: Lane, slots: list[int], running: Job | None, pace: Pace
 ) -> Job | None:
-    """Starts the job (unless one runs) and returns how it ended; None if the time was up."""
+    """Starts the job (unless one runs) and returns how it ended; None if the time was up.
+
+    A slice leaves it running then, for the next one, unless it takes the source's last slots: that
+    has to be guarded to its end.
+    """
     takes_last = len(slots) == lane.donor.slots_left
     with kept_as_primary(lane) if takes_last else nullcontext():
         try:
@@ -163,7 +167,7 @@ def _run_job(
             time.sleep(LONGEST_PAUSE)
             ids = (lane.move.source, lane.move.target)
             return Job("", *ids, frozenset(slots), "refused", True, False, exc.text)
-        ended, longest = _wait(engine, lane, job_id, slots)
+        ended, longest = _wait(engine, lane, job_id, slots, lane.leaves_jobs and not takes_last)
         if ended is not None and ended.done:
             _wait_until_owned(lane, slots)
     lane.tally.pause(longest)
@@ -182,9 +186,11 @@ def _begin(engine: Engine, lane: Lane, slots: list[int]) -> str:
         return begun.id
 
 
-def _wait(engine: Engine, lane: Lane, job_id: str, slots: list[int]) -> tuple[Job | None, float]:
-    """How the job ended, None if it was cancelled because the time was up; and the longest time,
-    in seconds, that a node let us wait for an answer.
+def _wait(
+    engine: Engine, lane: Lane, job_id: str, slots: list[int], may_leave: bool
+) -> tuple[Job | None, float]:
+    """How the job ended, None if it was cancelled, or left running, because the time was up; and
+    the longest time, in seconds, that a node let us wait for an answer.
 
     Raises Stopped if it makes no progress for `wait_timeout`, after it has been cancelled.
     """
@@ -208,6 +214,9 @@ def _wait(engine: Engine, lane: Lane, job_id: str, slots: list[int]) -> tuple[Jo
             ended = replace(job, message=message, state=state)
             return (None if reason == "late" and not job.done else ended), longest
         last = job or last
+        if may_leave and not reason and lane.is_late():
+            lane.slots_going = tuple(slots)
+            return None, longest
         stuck = time.monotonic() - moved_on > lane.movement.wait_timeout
         if stuck and (reason or job is None):
             raise Stopped(_stuck_text(lane, slots, last))
@@ -223,8 +232,7 @@ def _reason_to_cancel(lane: Lane, job: Job, stuck: bool) -> str:
         return "stuck"
     if job.hopeless:
         return "hopeless"
-    late = lane.done_at is not None and time.monotonic() > lane.done_at
-    return "late" if late else ""
+    return "late" if lane.is_late() and not lane.leaves_jobs else ""
 
 
 def _look_for(engine: Engine, lane: Lane, job_id: str) -> Job | None:

@@ -33,7 +33,7 @@ from tests.harness.refusal import MIGRATE, login
 
 pytestmark = [pytest.mark.system, pytest.mark.stand_for_all("redis-7.0", "valkey-9.1", "redis-8.6")]
 
-SLOTS, KEYS = 40, 150  # so many keys in each
+SLOTS, KEYS = 40, 500  # so many keys in each
 BIN = Path(sys.executable).parent
 MARK = "KEYSLOT_TEST_MARK"
 LINE = r"^\[localhost\]{item} redis_slot_migrate: "

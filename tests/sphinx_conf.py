@@ -12,6 +12,7 @@ import shutil
 import zlib
 
 _LABELS = {
+    "action_plugins": "plugins/action.html",
     "ansible_configuration_settings": "reference_appendices/config.html",
     "common_return_values": "reference_appendices/common_return_values.html",
 }

@@ -205,12 +205,12 @@ diff:
   returned: success and failure, in diff mode
   sample:
     before: |
-      10.0.0.1:6379 (07c37dfe): 8192 slots 0-8191
-      10.0.0.4:6379 (292f8b36): 8192 slots 8192-16383
+      10.0.0.1:6379 (07c37dfe): 8192 slots, 9981 keys: 0-8191
+      10.0.0.4:6379 (292f8b36): 8192 slots, 10044 keys: 8192-16383
       10.0.0.1:6379 (07c37dfe) is migrating slots 42 to 10.0.0.4:6379 (292f8b36).
     after: |
-      10.0.0.1:6379 (07c37dfe): 8191 slots 0-41 43-8191
-      10.0.0.4:6379 (292f8b36): 8193 slots 42 8192-16383
+      10.0.0.1:6379 (07c37dfe): 8191 slots, 9920 keys: 0-41 43-8191
+      10.0.0.4:6379 (292f8b36): 8193 slots, 10105 keys: 42 8192-16383
       finish: slots 42 are on their way from 10.0.0.1:6379 (07c37dfe) to 10.0.0.4:6379 (292f8b36): they go there.
   contains:
     before:

@@ -23,6 +23,7 @@ from typing import Any
 import ansible_runner
 import pytest
 
+from ansible_collections.keyslot.redis.plugins.module_utils._slots import parse_slots
 from tests.harness import data
 from tests.harness.ansible import COLLECTIONS, ROOT, environment
 from tests.harness.cluster import Cluster, parse_nodes
@@ -33,7 +34,7 @@ from tests.harness.refusal import MIGRATE, login
 
 pytestmark = [pytest.mark.system, pytest.mark.stand_for_all("redis-7.0", "valkey-9.1", "redis-8.6")]
 
-SLOTS, KEYS = 40, 500  # so many keys in each
+SLOTS, KEYS = 40, 250  # so many keys in each
 BIN = Path(sys.executable).parent
 MARK = "KEYSLOT_TEST_MARK"
 LINE = r"^\[localhost\]{item} redis_slot_migrate: "
@@ -189,6 +190,28 @@ def test_a_playbook_shows_what_will_happen_and_how_far_it_is(cluster: Cluster, r
     assert (move["slots"], move["key_count"]) == ([f"0-{SLOTS - 1}"], SLOTS * KEYS)
     assert result["diff"]["before"] != result["diff"]["after"]
     assert "keyslot_slice" not in json.dumps(result)
+    assert data.compare(before, data.digest(cluster)) == []
+
+
+def test_a_long_repair_shows_it_too(cluster: Cluster, runs: Runs) -> None:
+    target, source = other(cluster), cluster.slot_owners()[0]
+    assert source is not None
+    for slot in range(SLOTS):
+        target.call("CLUSTER", "SETSLOT", slot, "IMPORTING", source.id)
+        source.call("CLUSTER", "SETSLOT", slot, "MIGRATING", target.id)
+    before = data.digest(cluster)
+    options = {**login(cluster.nodes[2]), **SLOW}
+    wanted = {name: value for name, value in options.items() if value is not None}
+    repair = {"name": "Repair", "keyslot.redis.redis_cluster_fix": wanted}
+    _output, errors = runs.play(repair, {**repair, "name": "Repair once more"})
+    assert len(re.findall(r"redis_cluster_fix: .*keys/s", errors)) >= 2, errors
+    first, second = runs.told()
+    assert_moved(cluster, target, first)
+    # Each slice tells of the slots that it has finished.
+    assert {told["kind"] for told in first["repairs"]} == {"finish"}
+    finished = [slot for told in first["repairs"] for slot in parse_slots(told["slots"])]
+    assert sorted(finished) == list(range(SLOTS))
+    assert (second["changed"], second["repairs"]) == (False, [])
     assert data.compare(before, data.digest(cluster)) == []
 
 

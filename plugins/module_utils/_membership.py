@@ -170,24 +170,43 @@ def meet(
     Raises NotConverged after `wait_timeout` seconds.
     """
     members = [i for i in topology.reports if i not in {newcomer.id for newcomer in newcomers}]
-    entry = cluster.server(members[0] if members else topology.entry)
+    entry = members[0] if members else topology.entry
     for newcomer in newcomers:
         if newcomer.libraries is not None:
             newcomer.server.call("FUNCTION", "RESTORE", newcomer.libraries)
     asked: dict[str, float] = {}
 
     def still_wrong(seen: Topology) -> str | None:
-        for newcomer in newcomers:
-            wrong = _not_joined(seen, newcomer)
-            if wrong:
-                # It is only queued, and dropped without a word when the handshake fails.
-                if time.monotonic() - asked.get(newcomer.id, -9e9) > MEET_AGAIN_SECONDS:
-                    entry.call("CLUSTER", "MEET", newcomer.host, newcomer.port, newcomer.bus_port)
-                    asked[newcomer.id] = time.monotonic()
-                return wrong
-        return told_ok(seen) or _not_linked(seen)
+        wrong = [_not_joined(seen, newcomer) for newcomer in newcomers]
+        for newcomer, reason in zip(newcomers, wrong):
+            told = [entry] if reason else _strangers(seen, newcomer)
+            # It is only queued, and dropped without a word when the handshake fails.
+            if told and time.monotonic() - asked.get(newcomer.id, -9e9) > MEET_AGAIN_SECONDS:
+                _introduce(cluster, told, newcomer)
+                asked[newcomer.id] = time.monotonic()
+        return next(filter(None, wrong), None) or told_ok(seen) or _not_linked(seen)
 
     return cluster.wait(wait_timeout, still_wrong, "the meeting of all nodes")
+
+
+def _introduce(cluster: Cluster, node_ids: t.Sequence[str], newcomer: Newcomer) -> None:
+    """Has these nodes meet the newcomer. Raises what the first one answers, if it is an error."""
+    address = (newcomer.host, newcomer.port, newcomer.bus_port)
+    answers = cluster.tell(node_ids, [("CLUSTER", "MEET", *address)])
+    first = answers[node_ids[0]]
+    error = first if isinstance(first, KeyslotError) else first[0]
+    if isinstance(error, KeyslotError):
+        raise error
+
+
+def _strangers(seen: Topology, newcomer: Newcomer) -> list[str]:
+    """The nodes that do not know it. One that was told to forget it hears nothing of it from the
+    others for 60 s, but meets it when it is told to."""
+    return [
+        report.id
+        for report in seen.reports.values()
+        if newcomer.id not in report.view.lines and report.id in seen.lines
+    ]
 
 
 def _not_joined(seen: Topology, newcomer: Newcomer) -> str | None:

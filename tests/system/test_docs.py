@@ -109,7 +109,7 @@ def shares(cluster: Cluster) -> list[int]:
 @pytest.mark.parametrize(
     ("page", "spares", "expected"),
     [
-        ("nodes", 3, [3276] + [3277] * 4),
+        ("nodes", 5, [3276] + [3277] * 4),
         ("slots", 0, [4096, 4096, 8192]),
         ("nat", 1, [4096] * 4),
     ],
@@ -218,7 +218,7 @@ def test_every_command_of_the_readme_works(tmp_path: Path) -> None:
         told = run("ansible-playbook play.yml -e redis_password=...", tmp_path)
         assert "changed=0" in told
         assert "failed=0" in told
-        (adhoc,) = fences("README.md", "Ad hoc")
+        adhoc, _by_short_name = fences("README.md", "Ad hoc")
         assert '"problems": []' in run(translated(adhoc, cluster), tmp_path)
         cluster.assert_healthy()
         assert compare(before, digest(cluster)) == []

@@ -294,6 +294,7 @@ def uncovered_and_importing(stage: Scene) -> None:
 def one_names_another_owner(stage: Scene) -> None:
     """It does not listen, because it imports. (A Valkey node would take the slot over, and the
     owner would delete its keys.)"""
+    outbid(stage)
     setslot(stage.taker, stage.slot, "IMPORTING", stage.owner.id)
     setslot(stage.taker, stage.slot, "NODE", stage.other.id)
 

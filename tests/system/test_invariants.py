@@ -710,7 +710,7 @@ def test_target_fails_over_with_a_slot_open(cluster: Cluster) -> None:
         message = assert_refused(migrate(stage), "is open", "redis_cluster_fix")
         assert any(f"slot {slot} " in message for slot in stage.slots)
     old.restart()
-    wait_until(lambda: me(old).primary_id == promoted.id, "the old T follows")
+    wait_until(lambda: me(old).primary_id == promoted.id, "the old T follows", 60)
     wait_until(lambda: old.info("replication").get("master_link_status") == "up", "its link")
     assert_success(migrate(stage).result())
     assert_moved(stage)

@@ -41,7 +41,9 @@ def run(cluster: Cluster, name: str, *, check: bool = False, **options: Any) -> 
 def plan_to_double(cluster: Cluster, index: int) -> dict[str, Any]:
     """The plan that gives one node twice the share of the others."""
     weights = [{"node": cluster.nodes[index].address, "weight": 2}]
-    return run(cluster, "redis_cluster_rebalance", check=True, weights=weights)
+    plan = run(cluster, "redis_cluster_rebalance", check=True, weights=weights)
+    assert plan["moves"], plan.get("msg")
+    return plan
 
 
 def told(text: str) -> Told:

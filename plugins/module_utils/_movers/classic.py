@@ -123,9 +123,6 @@ def move(lane: Lane) -> None:
         slots=Pace(limit, 16, EMPTY_SLOTS_AT_ONCE),
     )
     _let_old_news_pass(lane)
-    if not lane.stray:
-        # Once before anything is open, in case that we may not.
-        _outrank(lane, _epochs(lane.source.call(*_INFO)).own, _epochs(lane.target.call(*_INFO)))
     for batch in _batches(lane, paces.slots):
         lane.taker.wait_until_free()
         if lane.shall_stop():
@@ -508,7 +505,7 @@ def _commit(lane: Lane, paces: _Paces, slots: list[int], heard: _Epochs) -> list
         left, theirs = _count_left(lane, paces, slots)
         ready = [slot for slot in slots if slot not in left]
         if ready:
-            _outrank(lane, theirs, heard)
+            _wait_for_epoch(lane, theirs, heard)
         if len(ready) == lane.donor.slots_left:
             _hand_over(lane, paces, ready[:-1], theirs)
             with kept_as_primary(lane):
@@ -551,7 +548,7 @@ def _hand_over(lane: Lane, paces: _Paces, slots: list[int], theirs: int) -> None
     todo = slots
     deadline = time.monotonic() + lane.movement.wait_timeout
     while todo:
-        errors, heard = _claim(lane, paces, todo)
+        errors, heard = _claim(lane, paces, todo, theirs)
         _outrank(lane, theirs, heard)
         todo = _without_replicas(errors) if time.monotonic() < deadline else []
         _no_errors(lane, {slot: e for slot, e in errors.items() if slot not in todo})
@@ -561,18 +558,23 @@ def _hand_over(lane: Lane, paces: _Paces, slots: list[int], theirs: int) -> None
         _finish(lane, slots)
 
 
-def _claim(lane: Lane, paces: _Paces, slots: list[int]) -> tuple[dict[int, ReplyError], _Epochs]:
+def _claim(
+    lane: Lane, paces: _Paces, slots: list[int], theirs: int
+) -> tuple[dict[int, ReplyError], _Epochs]:
     """The target becomes the owner: the slots that it did not take, and its epochs then.
 
-    Its marker is set again right before, so that NODE raises the epoch once more.
+    Its marker is set again right before: without it NODE does not raise the epoch, gossip gives
+    the slot back to the source and the target deletes the keys. Where the two can't go in one
+    pipeline, the epoch is raised before.
     """
     server, marker = lane.target, ("IMPORTING", lane.move.source)
     nodes = _setslots(slots, "NODE", lane.move.target)
     if server.ways == 1:
         errors, replies = _setslot(lane, paces, server, slots, marker, [*nodes, _INFO])
         return {**_errors(slots, replies), **errors}, _epochs(replies[-1])
-    errors, _none = _setslot(lane, paces, server, slots, marker)
+    errors, replies = _setslot(lane, paces, server, slots, marker, [_INFO])
     _no_errors(lane, errors)
+    _outrank(lane, theirs, _epochs(replies[0]))
     return _errors(slots, server.scatter(nodes)), _epochs(server.call(*_INFO))
 
 
@@ -600,26 +602,32 @@ def _epochs(reply: Reply) -> _Epochs:
 
 
 def _outrank(lane: Lane, theirs: int, heard: _Epochs) -> None:
-    """Raises the target's epoch above the source's, which is `theirs`; `heard` are the target's.
+    """Makes sure that the target's claim beats the source's, at `theirs`: raises its epoch, of
+    which `heard` tells, unless NODE has done that already."""
+    _wait_for_epoch(lane, theirs, heard)
+    for _try in range(3):
+        if heard.own > theirs:
+            return
+        lane.target.call("CLUSTER", "BUMPEPOCH")
+        heard = _epochs(lane.target.call(*_INFO))
+    raise Stopped(
+        f"{lane.name}: the target's epoch {heard.own} stays at or below the source's {theirs}, its "
+        "claim may not hold. Look at CLUSTER NODES of both, then run it again."
+    )
 
-    Before the claim, because a marker can be gone when NODE arrives, which then raises no epoch:
-    gossip would give the slot back at once. The target has to have heard of the source's epoch: it
-    would else take an equal one, and of two equal ones the engine may raise the source's.
-    """
+
+def _wait_for_epoch(lane: Lane, theirs: int, heard: _Epochs) -> None:
+    """Until the target has heard of the source's epoch, which may just have been raised: it would
+    else take an equal one, and of two equal ones the engine may raise the source's."""
     deadline = time.monotonic() + lane.movement.wait_timeout
-    while heard.own <= theirs:
+    while not heard.highest >= theirs != heard.own:
         if time.monotonic() > deadline:
             raise Stopped(
-                f"{lane.name}: the target's epoch {heard.own} stays at or below the source's "
-                f"{theirs}, so that its claim would not hold; the highest that it has heard of is "
-                f"{heard.highest}. Open slots are left open: run it again when the two hear each "
-                "other."
+                f"{lane.name}: the target has not heard of the source's epoch {theirs}; it has "
+                f"{heard.own}. The slots are left open: run it again when the two hear each other."
             )
-        if heard.highest >= theirs:
-            lane.target.call("CLUSTER", "BUMPEPOCH")
-        before, heard = heard, _epochs(lane.target.call(*_INFO))
-        if heard == before:
-            time.sleep(EPOCH_PAUSE)
+        time.sleep(EPOCH_PAUSE)
+        heard = _epochs(lane.target.call(*_INFO))
 
 
 # --- going on after a loss ----------------------------------------------------------------------

@@ -438,6 +438,12 @@ def test_somebody_else_at_work_is_noticed(cluster: Cluster) -> None:
     assert_mended(stage)
 
 
+def owner_told_by_all(stage: broken.Scene) -> Node | None:
+    with contextlib.suppress(AssertionError):
+        return stage.cluster.slot_owners()[stage.slot]
+    return None
+
+
 def test_engines_own_migration_is_somebody_else(able: Engine) -> None:
     with Cluster.start(able, 3, 0) as cluster:
         stage = broken.scene(cluster)
@@ -449,9 +455,7 @@ def test_engines_own_migration_is_somebody_else(able: Engine) -> None:
             stage.owner.call("CLUSTER", "MIGRATESLOTS", *words)
         assert_refused(fix(stage), "the engine is moving slots")
         stage.owner.call("CONFIG", "SET", "rdb-key-save-delay", 0)
-        broken.wait_until(
-            lambda: cluster.slot_owners()[stage.slot] is stage.taker, "the end of the job"
-        )
+        broken.wait_until(lambda: owner_told_by_all(stage) is stage.taker, "the end of the job")
         assert_mended(stage)
 
 

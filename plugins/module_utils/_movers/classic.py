@@ -68,7 +68,7 @@ EPOCH_PAUSE = 0.05
 # Longer than TCP may hold a message of the cluster bus back (Nagle and delayed ACK: 40 to 200 ms).
 OLD_NEWS_SECONDS = 0.25
 PASSING_PAUSE = 1.0  # a node that comes back says CLUSTERDOWN for two seconds
-PASSING = ("CLUSTERDOWN", "LOADING", "BUSY ", "TRYAGAIN", "MASTERDOWN")
+PASSING = ("CLUSTERDOWN", "LOADING", "BUSY ", "TRYAGAIN", "MASTERDOWN", "pending trim job")
 NOT_PRIMARY = ("SETSLOT only with masters", "SETSLOT only with primaries")
 
 PROBE_KEY = b"keyslot-permission-probe"

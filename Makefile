@@ -129,7 +129,7 @@ unit: venv  ## Run the unit tests directly (fast)
 .PHONY: system
 system: venv  ## Run the system tests against real clusters (ENGINES=auto|all|names)
 	@if [ -d tests/system ]; then $(RUN) system "engines: $(ENGINES)" -- \
-		$(BIN)/pytest tests/system -n $(JOBS) --dist loadgroup; \
+		$(BIN)/pytest tests/system -n $(JOBS) --dist loadscope; \
 		else $(RECORD) system "engines: $(ENGINES)" "not available" "no tests"; fi
 
 # What to measure: CASES="classic atomic", and how: BENCH="--keys 100000 --repeats 5".
@@ -146,7 +146,7 @@ SEED ?= 1
 chaos: venv  ## Strike at clusters while slots move, and cut runs everywhere (SECONDS=, SEED=, ENGINES=)
 	@PYTHONPATH=$(VENV)/collections $(BIN)/python -m tests.chaos --seconds $(SECONDS) --seed $(SEED) \
 		--baseline --json $(BUILD)/chaos.json
-	@KEYSLOT_CRASH_POINTS=all $(BIN)/pytest tests/system/test_crash_points.py -n $(JOBS) --dist loadgroup
+	@KEYSLOT_CRASH_POINTS=all $(BIN)/pytest tests/system/test_crash_points.py -n $(JOBS) --dist loadscope
 
 .PHONY: copy
 copy: venv $(CORE_STAMP)

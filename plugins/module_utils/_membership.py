@@ -41,6 +41,7 @@ from ansible_collections.keyslot.redis.plugins.module_utils._topology import (
 )
 
 MEET_AGAIN_SECONDS = 1.5
+STAYS_SECONDS = 2.5
 FORGET_AGAIN_SECONDS = 0.1
 QUIET_SECONDS = 2.0
 NOBODY = "0" * 40
@@ -65,6 +66,11 @@ class Newcomer:
     @property
     def id(self) -> str:
         return self.report.id
+
+    @property
+    def was_member(self) -> bool:
+        """Of any cluster, under the id that it has. Only a hard reset takes its epoch away."""
+        return self.report.cluster_info.get("cluster_current_epoch", "0") != "0"
 
 
 # --- meet ---------------------------------------------------------------------------------------
@@ -175,8 +181,24 @@ def meet(
         if newcomer.libraries is not None:
             newcomer.server.call("FUNCTION", "RESTORE", newcomer.libraries)
     asked: dict[str, float] = {}
+    # From Redis 7.2 on, who was told to forget a node tells the others so for 60 s, at least once a
+    # second; who hears it drops the node again (CLUSTERMSG_EXT_TYPE_FORGOTTEN_NODE).
+    stays = STAYS_SECONDS if any(newcomer.was_member for newcomer in newcomers) else 0.0
+    good_since: float | None = float("-inf")
 
     def still_wrong(seen: Topology) -> str | None:
+        nonlocal good_since
+        wrong = not_met(seen)
+        if wrong:
+            good_since = None
+            return wrong
+        now = time.monotonic()
+        good_since = now if good_since is None else good_since
+        if now - good_since < stays:
+            return "all nodes know each other, but not for long enough to go on so"
+        return None
+
+    def not_met(seen: Topology) -> str | None:
         wrong = [_not_joined(seen, newcomer) for newcomer in newcomers]
         for newcomer, reason in zip(newcomers, wrong):
             told = [entry] if reason else _strangers(seen, newcomer)
@@ -186,7 +208,15 @@ def meet(
                 asked[newcomer.id] = time.monotonic()
         return next(filter(None, wrong), None) or told_ok(seen) or _not_linked(seen)
 
-    return cluster.wait(wait_timeout, still_wrong, "the meeting of all nodes")
+    try:
+        return cluster.wait(wait_timeout, still_wrong, "the meeting of all nodes")
+    except NotConverged as exc:
+        if not stays:
+            raise
+        raise NotConverged(
+            f"{exc}. A node that was removed is kept away by the others for 60 s from then on: "
+            "wait, and run it again."
+        ) from None
 
 
 def _introduce(cluster: Cluster, node_ids: t.Sequence[str], newcomer: Newcomer) -> None:
@@ -200,8 +230,8 @@ def _introduce(cluster: Cluster, node_ids: t.Sequence[str], newcomer: Newcomer) 
 
 
 def _strangers(seen: Topology, newcomer: Newcomer) -> list[str]:
-    """The nodes that do not know it. One that was told to forget it hears nothing of it from the
-    others for 60 s, but meets it when it is told to."""
+    """The nodes that do not know it. One that was told to forget it does not listen to what others
+    say of it for 60 s, but meets it when it is told to."""
     return [
         report.id
         for report in seen.reports.values()

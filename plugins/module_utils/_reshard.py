@@ -297,6 +297,15 @@ def _run_lanes(
     return (errors[0] if errors else None), given_up
 
 
+def _take_back(cluster: Cluster, topology: Topology, given: t.Mapping[int, str]) -> None:
+    """Redis 7.0.13 to 7.2.3: an owner can still bear the mark that its predecessor claims the slot
+    no more. It then yields to any late claim of an old owner, which does not want it (#12564)."""
+    for slot, target in given.items():
+        reached = target in topology.reports and topology.lines[target].is_primary
+        if topology.owners[slot] is None and reached:
+            cluster.server(target).call("CLUSTER", "SETSLOT", slot, "NODE", target)
+
+
 def _wait_for_owners(cluster: Cluster, outcome: Outcome, movement: Movement) -> None:
     """Until every node that can be asked says that the targets own what they were given."""
     lanes = [lane for lane in outcome.lanes if not lane.stray]
@@ -304,6 +313,7 @@ def _wait_for_owners(cluster: Cluster, outcome: Outcome, movement: Movement) -> 
 
     def still_wrong(topology: Topology) -> str | None:
         lost = [slot for slot, target in given.items() if topology.owners[slot] != target]
+        _take_back(cluster, topology, given)
         if lost:
             return f"slots {', '.join(format_slots(lost))} are not with their new owners"
         wrong = told_ok(topology)

@@ -12,8 +12,11 @@ from __future__ import annotations
 import functools
 import os
 from collections import Counter
+from pathlib import Path
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from tests import summary
 from tests.harness import engines
@@ -122,12 +125,17 @@ def engine_of(nodeid: str) -> str | None:
     return max(found, key=len, default=None)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that share a cluster stay together when several processes share the tests."""
-    for item in items:
-        if item.path.stem in SHARING:
-            group = f"{item.path.stem} {engine_of(item.nodeid) or ''}"
-            item.add_marker(pytest.mark.xdist_group(group))
+class Scheduling(LoadScopeScheduling):
+    """Tests that share a cluster stay together, and in order, when several processes share the
+    tests."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        path = nodeid.partition("::")[0]
+        return f"{path} {engine_of(nodeid)}" if Path(path).stem in SHARING else nodeid
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Scheduling:
+    return Scheduling(config, log)
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:

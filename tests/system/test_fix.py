@@ -54,9 +54,9 @@ class Shared:
         self._engine = engine
         self._cluster: Cluster | None = None
 
-    def get(self) -> Cluster:
+    def get(self, fresh: bool = False) -> Cluster:
         """3 primaries with slots and a replica each, without keys."""
-        if self._cluster and not self._usable(self._cluster):
+        if self._cluster and (fresh or not self._usable(self._cluster)):
             self.close()
         if self._cluster is None:
             self._cluster = Cluster.start(self._engine, 3, 1)
@@ -89,6 +89,13 @@ def shared(engine: Engine) -> Iterator[Shared]:
 @pytest.fixture
 def cluster(shared: Shared) -> Cluster:
     return shared.get()
+
+
+@pytest.fixture
+def unspoilt(shared: Shared) -> Cluster:
+    """Its nodes bear no marks of earlier states: a Redis 7.0 that has seen an owner claim its slot
+    no more goes on to yield that slot to anyone, even when it owns it itself (redis #12564)."""
+    return shared.get(fresh=True)
 
 
 def made(cluster: Cluster, name: str) -> tuple[State, broken.Scene]:
@@ -352,14 +359,14 @@ def test_owner_fails_over_with_a_slot_open(cluster: Cluster) -> None:
     assert_nothing_to_do(stage)
 
 
-def test_taker_fails_over_with_a_slot_open(cluster: Cluster) -> None:
+def test_taker_fails_over_with_a_slot_open(unspoilt: Cluster) -> None:
     """On Redis its keys are hidden on the new one, and the owner names the dead one: refused until
     that is back."""
-    stage = broken.scene(cluster)
+    stage = broken.scene(unspoilt)
     broken.open_towards(stage, stage.taker)
     assert stage.taker.call("WAIT", 1, 3000) == 1
-    old, promoted = stage.taker, fail_over(cluster, stage.taker, stage.slot)
-    if cluster.engine.family == "redis":
+    old, promoted = stage.taker, fail_over(unspoilt, stage.taker, stage.slot)
+    if unspoilt.engine.family == "redis":
         assert_refused(fix(stage), f"slot {stage.slot} ", old.address, "bring that node back")
     old.restart()
     broken.wait_until(lambda: broken.me(old).primary_id == promoted.id, "the old one follows")

@@ -162,6 +162,19 @@ def test_a_marker_that_came_home_by_other_hands_is_named_and_then_finished(stage
     assert_success(stage.run(back=True))
 
 
+def test_a_slot_that_its_new_owner_has_lost_to_late_news_is_taken_back(stage: Stage) -> None:
+    """As Redis 7.0.15 does when it yields to a claim of the old owner, who has given the slot up:
+    each of the two names the other one."""
+    slot = "100"
+    attempt = stage.run(Cut(rf"^{stage.other.port} CLUSTER SETSLOT {slot} NODE ", "hold"), slots=slot)
+    attempt.wait_held()
+    stage.target.call("CLUSTER", "SETSLOT", slot, "NODE", stage.source.id)
+    attempt.go()
+    assert_success(attempt, 0)
+    stage.cluster.wait_healthy(20)
+    assert stage.cluster.slot_owners()[int(slot)] is stage.target
+
+
 def test_keys_that_have_all_expired_are_no_obstacle(stage: Stage) -> None:
     """Such a batch answers NOKEY; a count still has them until somebody looks."""
     for node in (stage.source, stage.target):

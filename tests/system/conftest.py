@@ -25,6 +25,7 @@ from tests.harness.engines import Engine, EngineUnavailable
 AUTO = (*engines.EMBEDDED, "redis-7.0")
 # Files whose tests share a cluster an engine.
 SHARING = (
+    "test_acl",
     "test_atomic",
     "test_bad_input",
     "test_bad_options",
@@ -36,6 +37,10 @@ SHARING = (
     "test_plan",
     "test_progress",
     "test_report",
+    "test_secrets",
+    "test_surroundings",
+    "test_tls",
+    "test_traps",
 )
 _counts: dict[str, Counter[str]] = {}
 

@@ -184,6 +184,7 @@ def meet(
     # From Redis 7.2 on, who was told to forget a node tells the others so for 60 s, at least once a
     # second; who hears it drops the node again (CLUSTERMSG_EXT_TYPE_FORGOTTEN_NODE).
     stays = STAYS_SECONDS if any(newcomer.was_member for newcomer in newcomers) else 0.0
+    why = " (a node that was removed is kept away by the others for 60 s)" if stays else ""
     good_since: float | None = float("-inf")
 
     def still_wrong(seen: Topology) -> str | None:
@@ -191,11 +192,11 @@ def meet(
         wrong = not_met(seen)
         if wrong:
             good_since = None
-            return wrong
+            return f"{wrong}{why}"
         now = time.monotonic()
         good_since = now if good_since is None else good_since
         if now - good_since < stays:
-            return "all nodes know each other, but not for long enough to go on so"
+            return f"all nodes know each other, but only just{why}"
         return None
 
     def not_met(seen: Topology) -> str | None:
@@ -208,15 +209,7 @@ def meet(
                 asked[newcomer.id] = time.monotonic()
         return next(filter(None, wrong), None) or told_ok(seen) or _not_linked(seen)
 
-    try:
-        return cluster.wait(wait_timeout, still_wrong, "the meeting of all nodes")
-    except NotConverged as exc:
-        if not stays:
-            raise
-        raise NotConverged(
-            f"{exc}. A node that was removed is kept away by the others for 60 s from then on: "
-            "wait, and run it again."
-        ) from None
+    return cluster.wait(wait_timeout, still_wrong, "the meeting of all nodes")
 
 
 def _introduce(cluster: Cluster, node_ids: t.Sequence[str], newcomer: Newcomer) -> None:

@@ -166,7 +166,9 @@ def test_a_slot_that_its_new_owner_has_lost_to_late_news_is_taken_back(stage: St
     """As Redis 7.0.15 does when it yields to a claim of the old owner, who has given the slot up:
     each of the two names the other one."""
     slot = "100"
-    attempt = stage.run(Cut(rf"^{stage.other.port} CLUSTER SETSLOT {slot} NODE ", "hold"), slots=slot)
+    attempt = stage.run(
+        Cut(rf"^{stage.other.port} CLUSTER SETSLOT {slot} NODE ", "hold"), slots=slot
+    )
     attempt.wait_held()
     stage.target.call("CLUSTER", "SETSLOT", slot, "NODE", stage.source.id)
     attempt.go()

@@ -22,6 +22,11 @@ from ansible_collections.keyslot.redis.plugins.module_utils._resp import Command
 from ansible_collections.keyslot.redis.plugins.module_utils._server import Server
 from ansible_collections.keyslot.redis.plugins.module_utils._topology import Topology
 
+# Seconds that clients wait besides a step, on a machine with work for all of its processors.
+BESIDES = 0.0015
+# A source that sends keys answers nobody until the target has them: of many it would wait longest.
+SOURCES_AT_ONCE = 2
+
 
 @dataclass(frozen=True)
 class Movement:
@@ -59,11 +64,12 @@ class Tally:
 class Pace:
     """How much to send at once: a little more after each short pause, half after a long one.
 
-    (Additive increase, multiplicative decrease.) `limit` is in seconds.
+    (Additive increase, multiplicative decrease.) `limit`, in seconds, is how long clients may have
+    to wait. The step itself gets less of it: they wait for a processor and for other steps, too.
     """
 
     def __init__(self, limit: float, start: int, most: int) -> None:
-        self.limit = limit
+        self.limit = max(limit / 4, limit - BESIDES)
         self.most = most
         self.size = min(start, most)
         self._step = max(1, start // 2)
@@ -85,12 +91,13 @@ class Donor:
 
 
 class Taker:
-    """What all lanes to one target share: while one waits for late keys there, none begins a slot,
-    because lanes from the same host can't be told apart."""
+    """What all lanes to one target share: how many may be `sending` keys at a time. And while one
+    waits for late keys there, none begins a slot: lanes from the same host can't be told apart."""
 
     def __init__(self) -> None:
         self._free = threading.Condition()
         self._waiting = 0
+        self.sending = threading.Semaphore(SOURCES_AT_ONCE)
 
     @contextmanager
     def waiting(self) -> t.Iterator[None]:

@@ -190,6 +190,7 @@ class Server:
         self._connection: t.Any = None
         self._reader: t.Any = None
         self._answered = False
+        self._received = 0.0
         self._lock = threading.Lock()
         self._others: list[Server] = []
         self._ways_lock = threading.Lock()
@@ -224,7 +225,7 @@ class Server:
             why = f"no connection to {self.address}: {exc}".rstrip(".")
             raise Unreachable(f"{why}.{_hint(exc, self.login)}") from None
         self._connection = connection
-        self._reader = Reader(connection._sock.recv)
+        self._reader = Reader(self._some)
         self._answered = False
 
     def _login_refused(self, exc: object) -> str:
@@ -240,12 +241,14 @@ class Server:
         return self.timed(commands)[0]
 
     def timed(self, commands: t.Sequence[Command]) -> tuple[list[Reply], float]:
-        """Like `pipeline`, with the seconds from the first byte sent to the last reply."""
+        """Like `pipeline`, with the seconds from the first byte sent to the last one received."""
+        packed = pack(commands)
         with self._lock:
             self.connect()
             started = time.monotonic()
-            self._send(commands)
-            return self._receive(commands), time.monotonic() - started
+            with self._translated(commands):
+                self._connection._sock.sendall(packed)
+            return self._receive(commands), self._received - started
 
     def scatter(self, commands: t.Sequence[Command]) -> list[Reply]:
         """Like `pipeline`, for commands whose order does not matter, over `ways` connections.
@@ -277,6 +280,12 @@ class Server:
         for number, (way, part) in enumerate(zip(used, parts)):
             replies[number :: len(used)] = way._receive(part)
         return replies
+
+    def _some(self, most: int) -> bytes:
+        """From the socket, with a note of when."""
+        chunk: bytes = self._connection._sock.recv(most)
+        self._received = time.monotonic()
+        return chunk
 
     def _send(self, commands: t.Sequence[Command]) -> None:
         self.connect()

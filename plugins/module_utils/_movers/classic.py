@@ -54,7 +54,7 @@ METHOD = "classic"
 # Few slots are open at once: while one is, a failover of the source can make a Redis target
 # answer CLUSTERDOWN, and a client whose map lacks the target fails on ASK.
 SLOTS_AT_ONCE = 16
-EMPTY_SLOTS_AT_ONCE = 64
+EMPTY_SLOTS_AT_ONCE = 24
 KEYS_AT_ONCE = 2000
 # What MIGRATE carries of small keys on a fast network; the pace finds out what is true here.
 KEYS_A_SECOND = 50000
@@ -472,7 +472,8 @@ def _send_burst(
     pipeline += [("SELECT", 0)] if len(lane.databases) > 1 else []
     keys = [key for _slot, part in burst for key in part]
     learn = ((paces.keys, len(keys)), (paces.bytes, max(1, _bytes(keys))))
-    replies = lane.step(lane.source, pipeline, *learn)
+    with lane.taker.sending:
+        replies = lane.step(lane.source, pipeline, *learn)
     return replies[1:-1:2] if len(lane.databases) > 1 else replies
 
 

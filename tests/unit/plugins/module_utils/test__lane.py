@@ -50,9 +50,18 @@ def test_short_pauses_bring_the_pace_back_to_the_most() -> None:
 
 def test_a_pause_near_the_limit_changes_nothing() -> None:
     pace = Pace(0.01, 50, 100)
-    for seconds in (0.005, 0.008, 0.01):
+    for seconds in (0.005, 0.007, 0.0085):
         pace.took(seconds, 50)
     assert pace.size == 50
+
+
+def test_a_step_gets_less_than_what_clients_may_have_to_wait() -> None:
+    for most_seconds, step in ((0.01, 0.0085), (0.002, 0.0005), (0.001, 0.00025)):
+        pace = Pace(most_seconds, 50, 100)
+        pace.took(step, 50)
+        assert pace.size == 50
+        pace.took(step * 1.01, 50)
+        assert pace.size == 25
 
 
 def test_a_short_pause_of_less_than_the_pace_teaches_nothing() -> None:

@@ -41,6 +41,8 @@ SLOW_RUNS = 2
 # The engine of the vendor's tool that can be told to migrate atomically.
 VALKEY, REDIS = "valkey-9.1-tls", "redis-8.6"
 PLAN_NODES = 1000
+# So many keys, moved so gently, take about a minute.
+PROGRESS_KEYS, SLOW_PAUSE_MS = 2_400_000, 0.5
 
 
 @dataclass(frozen=True)
@@ -157,7 +159,8 @@ def empty(options: Options, parts: list[Part]) -> None:
 
 def atomic(options: Options, parts: list[Part]) -> None:
     def ways(world: World, _notes: list[str]) -> list[Way]:
-        found = [_ours("auto"), _vendor(world, most=SLOW_RUNS), _playbook()]
+        slow = replace(_ours("classic"), name="ours (classic)", most=SLOW_RUNS)
+        found = [_ours("auto"), _vendor(world, most=SLOW_RUNS), slow, _playbook()]
         if world.engine.family == "valkey":
             tool = tools.vendor_rebalance("--cluster-use-atomic-slot-migration")
             found.insert(2, Way("valkey-cli, atomic", tool, False))
@@ -183,6 +186,17 @@ def frontier(options: Options, parts: list[Part]) -> None:
         return found + [_vendor(world, pipeline) for pipeline in PIPELINES]
 
     _comparison(parts, "Frontier", Setup("redis-7.0", FRONTIER_KEYS), options, ways)
+
+
+def progress(options: Options, parts: list[Part]) -> None:
+    def ways(world: World, _notes: list[str]) -> list[Way]:
+        slow = {"keyslot_method": "classic", "keyslot_max_pause_ms": SLOW_PAUSE_MS}
+        return [
+            replace(_playbook(**slow, keyslot_progress_interval=seconds), name=name)
+            for name, seconds in (("a line every 5 s", 5), ("no progress shown", 0))
+        ]
+
+    _comparison(parts, "Progress", Setup("redis-7.0", PROGRESS_KEYS), options, ways)
 
 
 # Tables of their own
@@ -323,6 +337,7 @@ CASES = {
     "empty": Case("slots without keys, Redis 7.0", empty),
     "atomic": Case("the engines' own migration, Valkey 9.1 and Redis 8.6", atomic),
     "values": Case("long strings and hashes, Redis 7.0", values),
+    "progress": Case("a move of a minute, with its progress shown and without", progress),
     "idle": Case("nothing to do, against ansible -m ping", idle),
     "plan": Case("planning for 1,000 nodes, no server", plan),
     "memory": Case("memory of the module, few keys and many", memory),

@@ -125,6 +125,7 @@ class World:
 
     def restore(self) -> None:
         """Bring every slot back, by our own module. StateError: it did not work."""
+        self.settle()
         owners = self.cluster.slot_owners()
         routes: dict[tuple[str, str], list[int]] = {}
         for slot, (now, then) in enumerate(zip(owners, self.home, strict=True)):

@@ -24,8 +24,6 @@ from ansible_collections.keyslot.redis.plugins.module_utils._topology import Top
 
 # Seconds that clients wait besides a step, on a machine with work for all of its processors.
 BESIDES = 0.0015
-# A source that sends keys answers nobody until the target has them: of many it would wait longest.
-SOURCES_AT_ONCE = 2
 
 
 @dataclass(frozen=True)
@@ -91,13 +89,12 @@ class Donor:
 
 
 class Taker:
-    """What all lanes to one target share: how many may be `sending` keys at a time. And while one
-    waits for late keys there, none begins a slot: lanes from the same host can't be told apart."""
+    """What all lanes to one target share: while one waits for late keys there, none begins a slot,
+    because lanes from the same host can't be told apart."""
 
     def __init__(self) -> None:
         self._free = threading.Condition()
         self._waiting = 0
-        self.sending = threading.Semaphore(SOURCES_AT_ONCE)
 
     @contextmanager
     def waiting(self) -> t.Iterator[None]:

@@ -258,10 +258,14 @@ def _with_sizes(lane: Lane, paces: _Paces, database: int, names: list[bytes]) ->
         asked = [c for command in asked for c in (("ASKING",), command)] if lane.stray else asked
         replies = lane.step(lane.source, in_databases([database], asked), (paces.sizes, len(part)))
         sizes = by_database([database], replies)[0]
-        for name, size in zip(part, sizes[1::2] if lane.stray else sizes):
+        sizes = sizes[1::2] if lane.stray else sizes
+        for size in sizes:
             if isinstance(size, ReplyError) and size.code != "ASK":
                 raise size
-            found.append((database, name, size if isinstance(size, int) else 0))
+        found += [
+            (database, name, size if isinstance(size, int) else 0)
+            for name, size in zip(part, sizes)
+        ]
     return found
 
 
@@ -472,8 +476,7 @@ def _send_burst(
     pipeline += [("SELECT", 0)] if len(lane.databases) > 1 else []
     keys = [key for _slot, part in burst for key in part]
     learn = ((paces.keys, len(keys)), (paces.bytes, max(1, _bytes(keys))))
-    with lane.taker.sending:
-        replies = lane.step(lane.source, pipeline, *learn)
+    replies = lane.step(lane.source, pipeline, *learn)
     return replies[1:-1:2] if len(lane.databases) > 1 else replies
 
 

@@ -20,6 +20,7 @@ PICTURE = """.. image:: images/frontier.svg
 PARTS = ("moving", "staying")
 PERCENTILES = ("50", "99", "99.9", "100")
 KIB_PER_MIB = 1024
+MOST_TEXT = 150
 
 Part = Mapping[str, Any]
 Run = Mapping[str, Any]
@@ -42,7 +43,7 @@ def cell(value: Any) -> str:
         digits = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2
         text = f"{value:,.{digits}f}"
         return text.lstrip("-") if float(text.replace(",", "")) == 0 else text
-    return f"{value:,}" if isinstance(value, int) else str(value)
+    return f"{value:,}" if isinstance(value, int) else " ".join(str(value).split())[:MOST_TEXT]
 
 
 # Figures

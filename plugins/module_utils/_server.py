@@ -241,13 +241,11 @@ class Server:
         return self.timed(commands)[0]
 
     def timed(self, commands: t.Sequence[Command]) -> tuple[list[Reply], float]:
-        """Like `pipeline`, with the seconds from the first byte sent to the last one received."""
-        packed = pack(commands)
+        """Like `pipeline`, with the seconds to the last byte received."""
         with self._lock:
             self.connect()
             started = time.monotonic()
-            with self._translated(commands):
-                self._connection._sock.sendall(packed)
+            self._send(commands)
             return self._receive(commands), self._received - started
 
     def scatter(self, commands: t.Sequence[Command]) -> list[Reply]:

@@ -110,10 +110,11 @@ def playbook(name: str, cluster: Cluster, **variables: Any) -> Ran:
     play = run_playbook(name, {**entry, **variables})
     seconds = time.monotonic() - began
     told = next((result for _task, result in play.results if "slots_moved" in result), {})
+    why = [str(result.get("msg")) for _task, result in play.results if result.get("failed")]
     return Ran(
         began,
         seconds,
-        play.output[-500:] if play.code else "",
+        " ".join(why)[:500] or play.output[-500:] if play.code else "",
         told.get("elapsed"),
         told.get("longest_pause_ms"),
         told.get("keys_moved"),

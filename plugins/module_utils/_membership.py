@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import typing as t
 from dataclasses import dataclass, replace
@@ -184,19 +185,20 @@ def meet(
     # From Redis 7.2 on, who was told to forget a node tells the others so for 60 s, at least once a
     # second; who hears it drops the node again (CLUSTERMSG_EXT_TYPE_FORGOTTEN_NODE).
     stays = STAYS_SECONDS if any(newcomer.was_member for newcomer in newcomers) else 0.0
-    why = " (a node that was removed is kept away by the others for 60 s)" if stays else ""
-    good_since: float | None = float("-inf")
+    hint = " (a node that was removed is kept away by the others for 60 s)" if stays else ""
+    # Of members that were met before nobody has to wait for anything.
+    good_since = -math.inf
 
     def still_wrong(seen: Topology) -> str | None:
         nonlocal good_since
         wrong = not_met(seen)
         if wrong:
-            good_since = None
-            return f"{wrong}{why}"
+            good_since = math.inf
+            return f"{wrong}{hint}"
         now = time.monotonic()
-        good_since = now if good_since is None else good_since
+        good_since = min(good_since, now)
         if now - good_since < stays:
-            return f"all nodes know each other, but only just{why}"
+            return f"all nodes know each other, but only just{hint}"
         return None
 
     def not_met(seen: Topology) -> str | None:

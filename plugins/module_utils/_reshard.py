@@ -297,23 +297,35 @@ def _run_lanes(
     return (errors[0] if errors else None), given_up
 
 
-def _take_back(cluster: Cluster, topology: Topology, given: t.Mapping[int, str]) -> None:
-    """Redis 7.0.13 to 7.2.3: an owner can still bear the mark that its predecessor claims the slot
-    no more. It then yields to any late claim of an old owner, which does not want it (#12564)."""
-    for slot, target in given.items():
+def _take_back(cluster: Cluster, topology: Topology, lost: t.Mapping[int, str]) -> list[int]:
+    """Gives the slots that nobody serves to their targets once more; returns those.
+
+    Redis 7.0.13 to 7.2.3: an owner can still bear the mark that its predecessor claims the slot no
+    more. It then yields to any late claim of an old owner, which does not want it (redis #12564),
+    and deletes its keys (clusterUpdateSlotsConfigWith in cluster.c).
+    """
+    taken = []
+    for slot, target in lost.items():
         reached = target in topology.reports and topology.lines[target].is_primary
         if topology.owners[slot] is None and reached:
             cluster.server(target).call("CLUSTER", "SETSLOT", slot, "NODE", target)
+            taken.append(slot)
+    return taken
 
 
 def _wait_for_owners(cluster: Cluster, outcome: Outcome, movement: Movement) -> None:
-    """Until every node that can be asked says that the targets own what they were given."""
+    """Until every node that can be asked says that the targets own what they were given.
+
+    Raises NotConverged after `wait_timeout` seconds, Stopped for slots that are open still, or that
+    had keys and were lost in between.
+    """
     lanes = [lane for lane in outcome.lanes if not lane.stray]
     given = {slot: lane.move.target for lane in lanes for slot in lane.slots_done}
+    taken_back: set[int] = set()
 
     def still_wrong(topology: Topology) -> str | None:
-        lost = [slot for slot, target in given.items() if topology.owners[slot] != target]
-        _take_back(cluster, topology, given)
+        lost = {slot: node for slot, node in given.items() if topology.owners[slot] != node}
+        taken_back.update(_take_back(cluster, topology, lost))
         if lost:
             return f"slots {', '.join(format_slots(lost))} are not with their new owners"
         wrong = told_ok(topology)
@@ -327,4 +339,12 @@ def _wait_for_owners(cluster: Cluster, outcome: Outcome, movement: Movement) -> 
         raise Stopped(
             f"slots {', '.join(format_slots(still_open))} have moved, but are still marked as "
             "open. Run it again, or keyslot.redis.redis_cluster_fix."
+        )
+    at_risk = [slot for slot in taken_back if outcome.plan.key_counts[slot]]
+    if at_risk:
+        raise Stopped(
+            f"slots {', '.join(format_slots(at_risk))} have moved, but their new owner has lost "
+            "them in between to a late message of an old one. They have been given back to it; "
+            "their keys may be gone, because Redis 7.0.13 to 7.2.3 deletes them then. Compare "
+            "them with a backup, and update Redis."
         )

@@ -190,7 +190,7 @@ class Server:
         self._connection: t.Any = None
         self._reader: t.Any = None
         self._answered = False
-        self._received = 0.0
+        self._sent_at = self._arrived_at = 0.0
         self._lock = threading.Lock()
         self._others: list[Server] = []
         self._ways_lock = threading.Lock()
@@ -225,7 +225,7 @@ class Server:
             why = f"no connection to {self.address}: {exc}".rstrip(".")
             raise Unreachable(f"{why}.{_hint(exc, self.login)}") from None
         self._connection = connection
-        self._reader = Reader(self._some)
+        self._reader = Reader(self._noting(connection._sock.recv))
         self._answered = False
 
     def _login_refused(self, exc: object) -> str:
@@ -241,12 +241,11 @@ class Server:
         return self.timed(commands)[0]
 
     def timed(self, commands: t.Sequence[Command]) -> tuple[list[Reply], float]:
-        """Like `pipeline`, with the seconds to the last byte received."""
+        """Like `pipeline`, with the seconds from the first byte sent to the last one received: what
+        we need to pack and to read is no pause of the server."""
         with self._lock:
-            self.connect()
-            started = time.monotonic()
             self._send(commands)
-            return self._receive(commands), self._received - started
+            return self._receive(commands), self._arrived_at - self._sent_at
 
     def scatter(self, commands: t.Sequence[Command]) -> list[Reply]:
         """Like `pipeline`, for commands whose order does not matter, over `ways` connections.
@@ -279,16 +278,22 @@ class Server:
             replies[number :: len(used)] = way._receive(part)
         return replies
 
-    def _some(self, most: int) -> bytes:
-        """From the socket, with a note of when."""
-        chunk: bytes = self._connection._sock.recv(most)
-        self._received = time.monotonic()
-        return chunk
+    def _noting(self, receive: t.Callable[[int], bytes]) -> t.Callable[[int], bytes]:
+        """`receive`, with a note of when something came."""
+
+        def noting(most: int) -> bytes:
+            chunk = receive(most)
+            self._arrived_at = time.monotonic()
+            return chunk
+
+        return noting
 
     def _send(self, commands: t.Sequence[Command]) -> None:
         self.connect()
+        packed = pack(commands)
+        self._sent_at = time.monotonic()
         with self._translated(commands):
-            self._connection._sock.sendall(pack(commands))
+            self._connection._sock.sendall(packed)
 
     def _receive(self, commands: t.Sequence[Command]) -> list[Reply]:
         with self._translated(commands):

@@ -19,6 +19,7 @@ import pytest
 import redis
 
 from tests.harness import data
+from tests.harness.ansible import run_module
 from tests.harness.cluster import Cluster, parse_nodes
 from tests.harness.cutting import Cut, Run, run, start
 from tests.harness.engines import Engine
@@ -177,6 +178,28 @@ def test_a_slot_that_its_new_owner_has_lost_to_late_news_is_taken_back(stage: St
     assert stage.cluster.slot_owners()[int(slot)] is stage.target
 
 
+def test_a_slot_with_keys_that_its_new_owner_has_lost_is_taken_back_and_named(
+    stage: Stage,
+) -> None:
+    """The engine deletes its keys then, so that success would be a lie."""
+    slot = "1"
+    attempt = stage.run(
+        Cut(rf"^{stage.other.port} CLUSTER SETSLOT {slot} NODE ", "hold"), slots=slot
+    )
+    attempt.wait_held()
+    stage.target.call("CLUSTER", "DELSLOTS", slot)
+    attempt.go()
+    result = attempt.result()
+    assert result["failed"]
+    assert (result["slots_moved"], result["finished"]) == (1, False)
+    for words in ("slots 1 ", "given back", "keys may be gone"):
+        assert words in result["msg"]
+    stage.cluster.wait_healthy(20)
+    assert stage.cluster.slot_owners()[int(slot)] is stage.target
+    assert_success(stage.run(slots=slot))
+    assert_success(stage.run(slots=slot, back=True))
+
+
 def test_keys_that_have_all_expired_are_no_obstacle(stage: Stage) -> None:
     """Such a batch answers NOKEY; a count still has them until somebody looks."""
     for node in (stage.source, stage.target):
@@ -311,3 +334,22 @@ def written(stage: Stage, words: list[bytes]) -> bool:
             answer = data.pipe(client, [("ASKING",), ("MSET", *words)])[1]
     assert answer == b"OK" or isinstance(answer, redis.exceptions.TryAgainError), answer
     return answer == b"OK"
+
+
+def test_a_removed_node_is_no_member_while_the_others_still_drop_it(engine: Engine) -> None:
+    """From Redis 7.2 on, and on Valkey, they tell each other for 60 s to forget it: it is known to
+    all for an instant, again and again."""
+    with Cluster.start(engine, 3, 0, spare=1) as made:
+        node, spare = made.nodes[0], made.spares[0]
+        options = {"login_host": node.host, "login_port": node.port, "wait_timeout": 10}
+        join = {**options, "nodes": [spare.address]}
+        assert run_module("redis_cluster_meet", join)["changed"]
+        assert run_module("redis_cluster_forget", {**options, "node": spare.address})["changed"]
+        result = run_module("redis_cluster_meet", join)
+        if engine.name in ("redis-6.2", "redis-7.0"):
+            assert result["changed"], result
+            time.sleep(3)
+            made.assert_healthy(members=4)
+        else:
+            assert result["failed"], result
+            assert "kept away by the others for 60 s" in result["msg"]

@@ -110,11 +110,12 @@ def playbook(name: str, cluster: Cluster, **variables: Any) -> Ran:
     play = run_playbook(name, {**entry, **variables})
     seconds = time.monotonic() - began
     told = next((result for _task, result in play.results if "slots_moved" in result), {})
-    why = [str(result.get("msg")) for _task, result in play.results if result.get("failed")]
+    # The task that has failed is the last one.
+    why = str(play.results[-1][1].get("msg")) if play.results else play.output[-500:]
     return Ran(
         began,
         seconds,
-        " ".join(why)[:500] or play.output[-500:] if play.code else "",
+        why if play.code else "",
         told.get("elapsed"),
         told.get("longest_pause_ms"),
         told.get("keys_moved"),

@@ -291,6 +291,8 @@ def _wait_until_owned(lane: Lane, slots: list[int]) -> None:
 
 
 def _count(lane: Lane, slots: list[int]) -> None:
+    """As moved, also those of a job that was left running and has ended since."""
+    lane.slots_going = tuple(slot for slot in lane.slots_going if slot not in slots)
     lane.donor.slots_left -= len(slots)
     lane.slots_done.extend(slots)
     lane.keys_moved += sum(lane.key_counts[slot] for slot in slots)

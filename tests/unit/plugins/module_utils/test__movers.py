@@ -5,10 +5,13 @@
 from __future__ import annotations
 
 import typing as t
+from types import SimpleNamespace
 
 import pytest
 
+from ansible_collections.keyslot.redis.plugins.module_utils._lane import Busy, Donor, Movement
 from ansible_collections.keyslot.redis.plugins.module_utils._movers import (
+    _jobs,
     redis_atomic,
     valkey_atomic,
 )
@@ -111,6 +114,39 @@ def test_a_state_that_nobody_knows_is_no_end() -> None:
     (job,) = valkey_atomic.jobs_of([flat(dict(VALKEY_TOLD, state="dreaming"))])
     (task,) = redis_atomic.jobs_of([flat(dict(REDIS_TOLD, state="dreaming"))])
     assert (job.over, task.over, task.hopeless) == (False, False, False)
+
+
+def test_a_job_that_ends_as_it_is_left_running_is_done_and_goes_on_no_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else its slots would be counted twice, by this slice of a run and by the next one."""
+    lane = SimpleNamespace(
+        move=SimpleNamespace(slots=(1, 2, 3), source=S, target=T),
+        movement=Movement(),
+        busy=Busy(),
+        donor=Donor(100),
+        key_counts={1: 10, 2: 20, 3: 30},
+        target=None,
+        slots_done=[],
+        slots_going=(),
+        keys_moved=0,
+        shall_stop=lambda: False,
+    )
+    owned: set[int] = set()
+
+    def left_running(*_words: t.Any) -> None:
+        lane.slots_going = (1, 2)
+        owned.update(lane.slots_going)
+
+    view = SimpleNamespace(me=SimpleNamespace(ranges=()))
+    monkeypatch.setattr(_jobs, "_running", lambda *_words: None)
+    monkeypatch.setattr(_jobs, "_run_job", left_running)
+    monkeypatch.setattr(_jobs, "_view", lambda _server: view)
+    monkeypatch.setattr(_jobs, "from_ranges", lambda _ranges: sorted(owned))
+    engine = SimpleNamespace(alone=lambda _lane: (S,), last_slot_alone=False)
+    _jobs.move_in_jobs(t.cast(t.Any, engine), t.cast(t.Any, lane))
+    assert (lane.slots_done, lane.slots_going) == ([1, 2], ())
+    assert (lane.keys_moved, lane.donor.slots_left) == (30, 98)
 
 
 def ended(message: str, state: str) -> Job:

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 
 import redis
 
-from tests.harness.cluster import Cluster, Line, parse_nodes
+from tests.harness.cluster import Cluster
 from tests.harness.cutting import Run
 from tests.harness.node import Node
+from tests.harness.views import me
 
 TAKEOVER_SECONDS = 20.0
 # What a full disk and a server out of memory still have room for.
@@ -46,12 +47,6 @@ class Fault:
     loses: bool = False
     heirs: tuple[str, ...] = ()
     own: bool = False
-
-
-def me(node: Node) -> Line:
-    """A node's own line."""
-    lines = parse_nodes(node.call("CLUSTER", "NODES").decode())
-    return next(line for line in lines if "myself" in line.flags)
 
 
 def replica_of(cluster: Cluster, node: Node) -> Node | None:

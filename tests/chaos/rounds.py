@@ -19,13 +19,14 @@ from typing import Any
 
 import redis
 
-from tests.chaos.faults import Fault, Scene, me, replica_of
+from tests.chaos.faults import Fault, Scene, replica_of
 from tests.harness import data
 from tests.harness.clients import LiveClients
 from tests.harness.cluster import Cluster
 from tests.harness.cutting import Run, start
 from tests.harness.engines import Engine
 from tests.harness.node import Node
+from tests.harness.views import me
 
 NODE_TIMEOUT_MS = 2000
 SETTLE_SECONDS = 20.0

@@ -24,9 +24,10 @@ from typing import Any
 import redis
 
 from tests.harness import data, engines
-from tests.harness.cluster import Cluster, Line, parse_nodes
+from tests.harness.cluster import Cluster
 from tests.harness.engines import Engine
 from tests.harness.node import Node
+from tests.harness.views import asking, epoch, me, owner_told_by, wait_until
 
 KEYS = 12
 FORGOTTEN = "f" * 40
@@ -67,42 +68,12 @@ def scene(cluster: Cluster, slots: int = 1) -> Scene:
 # Telling and asking nodes
 
 
-def epoch(node: Node) -> int:
-    return int(node.info("cluster-state")["cluster_my_epoch"])
-
-
 def setslot(node: Node, slot: int, *words: str) -> None:
     node.call("CLUSTER", "SETSLOT", slot, *words)
 
 
 def count(node: Node, slot: int) -> int:
     return int(node.call("CLUSTER", "COUNTKEYSINSLOT", slot))
-
-
-def asking(node: Node, *command: Any) -> Any:
-    """The answer of a node that imports the slot."""
-    with node.client() as client:
-        return data.pipe(client, [("ASKING",), command])[1]
-
-
-def me(node: Node) -> Line:
-    text = node.call("CLUSTER", "NODES").decode()
-    return next(line for line in parse_nodes(text) if "myself" in line.flags)
-
-
-def owner_told_by(node: Node, slot: int) -> str:
-    """The id of a slot's owner as one node sees it; empty if it names none."""
-    for line in parse_nodes(node.call("CLUSTER", "NODES").decode()):
-        if any(first <= slot <= last for first, last in line.slots):
-            return line.id
-    return ""
-
-
-def wait_until(condition: Callable[[], bool], what: str, seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
-        time.sleep(0.05)
 
 
 def end_cached_sockets(cluster: Cluster) -> None:

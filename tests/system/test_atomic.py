@@ -15,7 +15,7 @@ import os
 import re
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,12 @@ import redis
 
 from tests.harness import data, engines
 from tests.harness.clients import LiveClients
-from tests.harness.cluster import Cluster, Line, parse_nodes
+from tests.harness.cluster import Cluster
 from tests.harness.cutting import Cut, Run, start
 from tests.harness.engines import Engine
 from tests.harness.node import Node
+from tests.harness.shared import SharedCluster, followed
+from tests.harness.views import me, replica_of, wait_until
 
 pytestmark = pytest.mark.system
 
@@ -69,51 +71,23 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 # Clusters
 
 
-class Shared:
-    """One cluster for many tests; made anew when one of them has left it out of order."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self._cluster: Cluster | None = None
-
-    def get(self) -> Cluster:
-        """3 primaries with slots and a replica each, without keys and jobs."""
-        if self._cluster and not self._usable(self._cluster):
-            self.close()
-        if self._cluster is None:
-            self._cluster = Cluster.start(self._engine, 3, 1)
-        return self._cluster
-
-    def _usable(self, cluster: Cluster) -> bool:
-        try:
-            cluster.wait_healthy(10, members=6)
-            for node in cluster.nodes:
-                node.call("CONFIG", "SET", "rdb-key-save-delay", 0)
-            wait_until(lambda: under_way(cluster) == [], "the end of all jobs", 5)
-            for node in cluster.primaries():
-                node.call("FLUSHALL")
-            owners = sorted(cluster.ownership())
-            return len(owners) == 3 and owners == sorted(
-                me(node).primary_id for node in cluster.replicas()
-            )
-        except (AssertionError, redis.RedisError, OSError):
-            return False
-
-    def close(self) -> None:
-        if self._cluster:
-            self._cluster.close()
-        self._cluster = None
+def calmed(cluster: Cluster) -> bool:
+    """Whether it is as it was made, once no job is held any more and all have ended."""
+    for node in cluster.nodes:
+        node.call("CONFIG", "SET", "rdb-key-save-delay", 0)
+    wait_until(lambda: under_way(cluster) == [], "the end of all jobs", 5)
+    return followed(cluster)
 
 
 @pytest.fixture(scope="module")
-def shared(able: Engine) -> Iterator[Shared]:
-    made = Shared(able)
+def shared(able: Engine) -> Iterator[SharedCluster]:
+    made = SharedCluster(lambda: Cluster.start(able, 3, 1), calmed)
     yield made
     made.close()
 
 
 @pytest.fixture
-def cluster(shared: Shared) -> Cluster:
+def cluster(shared: SharedCluster) -> Cluster:
     return shared.get()
 
 
@@ -230,11 +204,6 @@ def cancel_by_hand(stage: Scene) -> None:
 # What the servers say
 
 
-def me(node: Node) -> Line:
-    text = node.call("CLUSTER", "NODES").decode()
-    return next(line for line in parse_nodes(text) if "myself" in line.flags)
-
-
 def jobs(node: Node) -> list[dict[str, str]]:
     """All jobs that a node remembers; none on an engine that has no such thing."""
     if not node.engine.atomic:
@@ -261,17 +230,6 @@ def under_way(cluster: Cluster) -> list[str]:
 def waits_to_retry(job: dict[str, str]) -> bool:
     """Redis tries a failed import for ever."""
     return job["operation"] == "import"
-
-
-def wait_until(condition: Callable[[], bool], what: str, seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
-        time.sleep(0.02)
-
-
-def replica_of(cluster: Cluster, node: Node) -> Node:
-    return next(other for other in cluster.replicas() if me(other).primary_id == node.id)
 
 
 def wait_until_copied(stage: Scene) -> None:

@@ -28,10 +28,11 @@ from redis.cluster import RedisCluster
 
 from tests.harness import data
 from tests.harness.ansible import playbook_command, playbook_environment, run_playbook
-from tests.harness.cluster import Cluster, Line, parse_nodes
+from tests.harness.cluster import Cluster
 from tests.harness.cutting import Action, Cut, Run, run, start
 from tests.harness.engines import Engine
 from tests.harness.node import Node
+from tests.harness.views import me
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
 
@@ -70,11 +71,6 @@ def cut_points(trace: list[str], nodes: int) -> range:
     looks at the same state again."""
     last = max(index for index, line in enumerate(trace) if not READING.search(line))
     return range(1, min(len(trace), last + 1 + 4 * nodes) + 1)
-
-
-def me(node: Node) -> Line:
-    lines = parse_nodes(node.call("CLUSTER", "NODES").decode())
-    return next(line for line in lines if "myself" in line.flags)
 
 
 def connection(node: Node) -> dict[str, Any]:

@@ -26,6 +26,9 @@ from tests.harness.cluster import Cluster, count_slots
 from tests.harness.cutting import Cut, Run, start
 from tests.harness.engines import Engine
 from tests.harness.node import Node
+from tests.harness.shared import SharedCluster
+from tests.harness.views import asking, me, owner_told_by, wait_until
+from tests.harness.walled import Forwarder
 
 pytestmark = pytest.mark.system
 
@@ -47,52 +50,20 @@ CUT_STATES = (
 )
 
 
-class Shared:
-    """One cluster for many tests; made anew when one of them has left it out of order."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self._cluster: Cluster | None = None
-
-    def get(self, fresh: bool = False) -> Cluster:
-        """3 primaries with slots and a replica each, without keys."""
-        if self._cluster and (fresh or not self._usable(self._cluster)):
-            self.close()
-        if self._cluster is None:
-            self._cluster = Cluster.start(self._engine, 3, 1)
-        return self._cluster
-
-    def _usable(self, cluster: Cluster) -> bool:
-        try:
-            cluster.wait_healthy(10, members=6)
-            for node in cluster.primaries():
-                node.call("FLUSHALL")
-            owners = sorted(cluster.ownership())
-            followed = sorted(broken.me(node).primary_id for node in cluster.replicas())
-            return len(owners) == 3 and followed == owners
-        except (AssertionError, redis.RedisError, OSError):
-            return False
-
-    def close(self) -> None:
-        if self._cluster:
-            self._cluster.close()
-        self._cluster = None
-
-
 @pytest.fixture(scope="module")
-def shared(engine: Engine) -> Iterator[Shared]:
-    made = Shared(engine)
+def shared(engine: Engine) -> Iterator[SharedCluster]:
+    made = SharedCluster(lambda: Cluster.start(engine, 3, 1))
     yield made
     made.close()
 
 
 @pytest.fixture
-def cluster(shared: Shared) -> Cluster:
+def cluster(shared: SharedCluster) -> Cluster:
     return shared.get()
 
 
 @pytest.fixture
-def unspoilt(shared: Shared) -> Cluster:
+def unspoilt(shared: SharedCluster) -> Cluster:
     """Its nodes bear no marks of earlier states: a Redis 7.0 that has seen an owner claim its slot
     no more goes on to yield that slot to anyone, even when it owns it itself (redis #12564)."""
     return shared.get(fresh=True)
@@ -208,8 +179,8 @@ def test_key_with_two_values_is_named_and_both_stay(cluster: Cluster, name: str)
     assert result["failed"], result
     for word in ("double", "on_busy_key", stage.owner.address, stage.taker.address):
         assert word in result["msg"], result["msg"]
-    assert broken.asking(stage.owner, "GET", stage.tag + b"double") == b"v"
-    assert broken.asking(stage.taker, "GET", stage.tag + b"double") == b"w"
+    assert asking(stage.owner, "GET", stage.tag + b"double") == b"v"
+    assert asking(stage.taker, "GET", stage.tag + b"double") == b"w"
     broken.end_cached_sockets(cluster)
     assert_success(fix(stage, on_busy_key="replace").result())
     assert_mended(stage)
@@ -217,17 +188,17 @@ def test_key_with_two_values_is_named_and_both_stay(cluster: Cluster, name: str)
 
 def test_slots_without_keys_are_shared_out_evenly(cluster: Cluster) -> None:
     stage = broken.scene(cluster)
-    first, last = max(broken.me(stage.taker).slots, key=lambda pair: pair[1] - pair[0])
+    first, last = max(me(stage.taker).slots, key=lambda pair: pair[1] - pair[0])
     gone = list(range(first, min(last, first + 900)))
     for node in cluster.primaries():
         node.call("CLUSTER", "DELSLOTS", *gone)
-    before = [count_slots(broken.me(node).slots) for node in cluster.primaries()]
+    before = [count_slots(me(node).slots) for node in cluster.primaries()]
     result = fix(stage, on_uncovered="assign").result()
     assert_success(result)
     assert kinds(result) == {"assign"}
     assert all("fewest slots" in repair["message"] for repair in result["repairs"])
     assert_mended(stage)
-    after = [count_slots(broken.me(node).slots) for node in cluster.primaries()]
+    after = [count_slots(me(node).slots) for node in cluster.primaries()]
     assert max(after) - min(after) <= max(1, max(before) - min(after))
     assert len(result["repairs"]) == sum(a != b for a, b in zip(after, before, strict=True))
     assert all(len(repair["slots"]) == 1 for repair in result["repairs"])
@@ -236,7 +207,7 @@ def test_slots_without_keys_are_shared_out_evenly(cluster: Cluster) -> None:
 def test_interrupted_moves_in_both_directions_are_finished(cluster: Cluster) -> None:
     stage = broken.scene(cluster)
     back = replace(stage, owner=stage.taker, taker=stage.owner)
-    slot = broken.me(stage.taker).slots[0][0]
+    slot = me(stage.taker).slots[0][0]
     back = replace(back, slots=(slot,))
     data.seed_slot(cluster, slot, 8)
     stage = replace(stage, before=data.digest(cluster))
@@ -248,6 +219,38 @@ def test_interrupted_moves_in_both_directions_are_finished(cluster: Cluster) -> 
     assert_mended(stage)
     owners = cluster.slot_owners()
     assert (owners[stage.slot], owners[slot]) == (stage.taker, stage.owner)
+
+
+@pytest.mark.family("valkey")
+def test_late_message_from_before_it_owned_the_slot_costs_no_key(engine: Engine) -> None:
+    """A primary that imports a slot makes it its own when it reads that the owner does not claim
+    it; the owner deletes its keys then. Here the owner's messages arrive late."""
+    with Cluster.start(engine, 3, 0) as cluster:
+        stage = broken.scene(cluster)
+        BY_NAME["uncovered_with_keys_on_two"].make(stage)
+        with Forwarder(stage.taker.port + 10000, delay=0.2) as late:
+            stage.taker.call("CONFIG", "SET", "cluster-announce-bus-port", late.port)
+            wait_until(lambda: reaches(stage.owner, stage.taker, late.port), "the way by the delay")
+            attempt = fix(
+                stage,
+                Cut(rf"^{stage.owner.port} CLUSTER SETSLOT {stage.slot} NODE", "hold"),
+                on_uncovered="assign",
+            )
+            attempt.wait_held()
+            tell_all_nodes_what_it_owns(stage.owner)
+            attempt.go()
+            assert_success(attempt.result())
+            assert_mended(stage)
+
+
+def reaches(node: Node, other: Node, bus_port: int) -> bool:
+    text = node.call("CLUSTER", "NODES").decode()
+    lines = [line for line in text.splitlines() if line.startswith(other.id)]
+    return f"@{bus_port}" in lines[0] and " connected" in lines[0]
+
+
+def tell_all_nodes_what_it_owns(node: Node) -> None:
+    node.call("CLUSTER", "SETSLOT", me(node).slots[0][0], "NODE", node.id)
 
 
 # Killed anywhere
@@ -337,11 +340,11 @@ def fail_over(cluster: Cluster, node: Node, slot: int) -> Node:
     copy = next(other for other in cluster.replicas() if broken.follows(other, node))
     assert node.call("WAIT", 1, 3000) == 1
     node.kill()
-    broken.wait_until(lambda: bool(broken.me(copy).slots), f"{copy} takes over")
+    wait_until(lambda: bool(me(copy).slots), f"{copy} takes over")
     others = [other for other in cluster.primaries() if other is not copy]
-    at = broken.me(copy).slots[0][1]
-    broken.wait_until(
-        lambda: any(broken.owner_told_by(other, at) == copy.id for other in others),
+    at = me(copy).slots[0][1]
+    wait_until(
+        lambda: any(owner_told_by(other, at) == copy.id for other in others),
         "others know it",
     )
     return copy
@@ -369,8 +372,8 @@ def test_taker_fails_over_with_a_slot_open(unspoilt: Cluster) -> None:
     if unspoilt.engine.family == "redis":
         assert_refused(fix(stage), f"slot {stage.slot} ", old.address, "bring that node back")
     old.restart()
-    broken.wait_until(lambda: broken.me(old).primary_id == promoted.id, "the old one follows")
-    broken.wait_until(lambda: old.info("replication").get("master_link_status") == "up", "its link")
+    wait_until(lambda: me(old).primary_id == promoted.id, "the old one follows")
+    wait_until(lambda: old.info("replication").get("master_link_status") == "up", "its link")
     assert_success(fix(stage).result())
     assert_mended(stage)
     assert_nothing_to_do(stage)
@@ -462,7 +465,7 @@ def test_engines_own_migration_is_somebody_else(able: Engine) -> None:
             stage.owner.call("CLUSTER", "MIGRATESLOTS", *words)
         assert_refused(fix(stage), "the engine is moving slots")
         stage.owner.call("CONFIG", "SET", "rdb-key-save-delay", 0)
-        broken.wait_until(lambda: owner_told_by_all(stage) is stage.taker, "the end of the job")
+        wait_until(lambda: owner_told_by_all(stage) is stage.taker, "the end of the job")
         assert_mended(stage)
 
 

@@ -12,18 +12,19 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
-import redis
 
 from tests.harness import data, engines
-from tests.harness.cluster import Cluster, Line, parse_nodes
+from tests.harness.cluster import Cluster, parse_nodes
 from tests.harness.cutting import Cut, Run, run, start
 from tests.harness.engines import Engine
 from tests.harness.node import Node
+from tests.harness.shared import SharedCluster, followed
+from tests.harness.views import asking, epoch, me, owner_told_by, replica_of, wait_until
 
 pytestmark = pytest.mark.system
 
@@ -42,71 +43,32 @@ TOLD = ("moves", "slots_moved", "slots_left", "keys_moved", "finished", "msg")
 # Clusters
 
 
-class Shared:
-    """One cluster for many tests; made anew when one of them has left it out of order."""
-
-    def __init__(self, make: Callable[[], Cluster], fits: Callable[[Cluster], bool]) -> None:
-        self._make = make
-        self._fits = fits
-        self._cluster: Cluster | None = None
-
-    def get(self) -> Cluster:
-        """A healthy cluster without keys."""
-        if self._cluster and not self._usable(self._cluster):
-            self.close()
-        if self._cluster is None:
-            self._cluster = self._make()
-        for node in self._cluster.primaries():
-            node.call("FLUSHALL")
-        return self._cluster
-
-    def _usable(self, cluster: Cluster) -> bool:
-        try:
-            if len(cluster.members()) != 6:
-                return False
-            cluster.wait_healthy(10, members=6)
-            return self._fits(cluster)
-        except (AssertionError, redis.RedisError, OSError):
-            return False
-
-    def close(self) -> None:
-        if self._cluster:
-            self._cluster.close()
-        self._cluster = None
-
-
-def followed(cluster: Cluster) -> bool:
-    """Whether three primaries own slots and have one replica each."""
-    owners = sorted(cluster.ownership())
-    return len(owners) == 3 and sorted(me(node).primary_id for node in cluster.replicas()) == owners
-
-
 def small_as_made(cluster: Cluster) -> bool:
     return followed(cluster) and [" ".join(r) for r in cluster.ownership().values()] == [*SMALL]
 
 
 @pytest.fixture(scope="module")
-def shared(engine: Engine) -> Iterator[Shared]:
-    made = Shared(lambda: Cluster.start(engine, 3, 1), followed)
+def shared(engine: Engine) -> Iterator[SharedCluster]:
+    made = SharedCluster(lambda: Cluster.start(engine, 3, 1))
     yield made
     made.close()
 
 
 @pytest.fixture
-def cluster(shared: Shared) -> Cluster:
+def cluster(shared: SharedCluster) -> Cluster:
     """3 primaries with about a third of the slots and a replica each, no keys."""
     return shared.get()
 
 
 @pytest.fixture(scope="module")
-def shared_small(engine: Engine) -> Iterator[Shared]:
-    made = Shared(lambda: Cluster.start(engine, 3, 1, slots=SMALL), small_as_made)
+def shared_small(engine: Engine) -> Iterator[SharedCluster]:
+    made = SharedCluster(lambda: Cluster.start(engine, 3, 1, slots=SMALL), small_as_made)
     yield made
     made.close()
 
 
 @pytest.fixture
-def small(shared_small: Shared) -> Cluster:
+def small(shared_small: SharedCluster) -> Cluster:
     """The same, but one of the primaries owns three slots only."""
     return shared_small.get()
 
@@ -191,35 +153,9 @@ def moving(stage: Scene) -> str:
 # What the servers say
 
 
-def me(node: Node) -> Line:
-    text = node.call("CLUSTER", "NODES").decode()
-    return next(line for line in parse_nodes(text) if "myself" in line.flags)
-
-
 def markers(*nodes: Node) -> list[str]:
     """Open slots on these nodes."""
     return [text for node in nodes for text in me(node).open]
-
-
-def owner_told_by(node: Node, slot: int) -> str:
-    """The id of a slot's owner as one node sees it."""
-    for line in parse_nodes(node.call("CLUSTER", "NODES").decode()):
-        if any(first <= slot <= last for first, last in line.slots):
-            return line.id
-    return ""
-
-
-def wait_until(condition: Callable[[], bool], what: str, seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
-        time.sleep(0.05)
-
-
-def asking(node: Node, *command: Any) -> Any:
-    """The answer of a node that imports the slot."""
-    with node.client() as client:
-        return data.pipe(client, [("ASKING",), command])[1]
 
 
 def set_config(node: Node, **settings: str | int) -> None:
@@ -236,14 +172,6 @@ def close_by_hand(stage: Scene, *slots: int) -> None:
     for node in stage.cluster.primaries():
         for slot in slots:
             node.call("CLUSTER", "SETSLOT", slot, "STABLE")
-
-
-def epoch(node: Node) -> int:
-    return int(node.info("cluster-state")["cluster_my_epoch"])
-
-
-def replica_of(cluster: Cluster, node: Node) -> Node:
-    return next(other for other in cluster.replicas() if me(other).primary_id == node.id)
 
 
 def end_cached_sockets(stage: Scene) -> None:

@@ -26,11 +26,12 @@ import pytest
 from ansible_collections.keyslot.redis.plugins.module_utils._slots import parse_slots
 from tests.harness import data
 from tests.harness.ansible import COLLECTIONS, ROOT, environment
-from tests.harness.cluster import Cluster, parse_nodes
+from tests.harness.cluster import Cluster
 from tests.harness.cutting import run
 from tests.harness.engines import Engine
 from tests.harness.node import Node
 from tests.harness.refusal import MIGRATE, login
+from tests.harness.views import me, wait_until
 
 pytestmark = [pytest.mark.system, pytest.mark.stand_for_all("redis-7.0", "valkey-9.1", "redis-8.6")]
 
@@ -140,13 +141,6 @@ def runs(tmp_path: Path) -> Iterator[Runs]:
     made = Runs(tmp_path)
     yield made
     wait_until(lambda: made.living() == [], "the end of all processes", 30)
-
-
-def wait_until(condition: Any, what: str, seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
-        time.sleep(0.02)
 
 
 def progress(errors: str, item: str = "") -> list[str]:
@@ -430,8 +424,7 @@ def test_a_cancelled_run_ends_within_a_slice(
 
 
 def owns_something(node: Node) -> bool:
-    lines = parse_nodes(node.call("CLUSTER", "NODES").decode())
-    return any(line.slots for line in lines if "myself" in line.flags)
+    return bool(me(node).slots)
 
 
 def give_back(cluster: Cluster) -> None:

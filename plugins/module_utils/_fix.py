@@ -34,6 +34,7 @@ from ansible_collections.keyslot.redis.plugins.module_utils._prepare import Make
 from ansible_collections.keyslot.redis.plugins.module_utils._repair import (
     check_nobody_moves,
     clear_on_replicas,
+    let_old_news_pass,
 )
 from ansible_collections.keyslot.redis.plugins.module_utils._reshard import Outcome, reshard
 from ansible_collections.keyslot.redis.plugins.module_utils._resp import Command
@@ -43,7 +44,7 @@ from ansible_collections.keyslot.redis.plugins.module_utils._stray_keys import (
     keys_outside,
     locate,
 )
-from ansible_collections.keyslot.redis.plugins.module_utils._topology import Topology
+from ansible_collections.keyslot.redis.plugins.module_utils._topology import OpenSlot, Topology
 from ansible_collections.keyslot.redis.plugins.module_utils._verdicts import (
     Opened,
     Ownership,
@@ -114,6 +115,7 @@ def _repair(cluster: Cluster, done: Fixed, on_uncovered: str, movement: Movement
         _own(cluster, topology, ownership, movement.wait_timeout)
         done.repairs += repairs
         cluster.wait(movement.wait_timeout, told_ok, "agreement on the owners of all slots")
+        _guard(cluster, topology, ownership.guards, movement.wait_timeout)
     done.outcome = reshard(cluster, _goal, movement, check_mode=False)
     done.repairs += describe_opened(done.outcome.before, _finished(done.outcome))
     if done.outcome.error is None and not _left(done.outcome):
@@ -182,9 +184,7 @@ def _own(cluster: Cluster, topology: Topology, ownership: Ownership, timeout: fl
     deadline = time.monotonic() + timeout
     owners = replace(topology, assigned=ownership.assigned).owners
     for node, slots in _by_node(ownership.drop).items():
-        drop: Command = ("CLUSTER", "DELSLOTS", *slots)
-        marks = [("CLUSTER", "SETSLOT", slot, "IMPORTING", owners[slot] or "") for slot in slots]
-        cluster.server(node).all_ok([drop, *marks])
+        cluster.server(node).call("CLUSTER", "DELSLOTS", *slots)
     given = _by_node((owner, slot) for slot, owner in ownership.assigned.items())
     told = [(node, slot) for node, slots in ownership.tell.items() for slot in slots]
     for owner in ownership.bump:
@@ -199,11 +199,18 @@ def _own(cluster: Cluster, topology: Topology, ownership: Ownership, timeout: fl
     for node, slots in rest.items():
         for owner, found in _by_node((owners[slot] or "", slot) for slot in slots).items():
             _tell_owner(cluster, owner, {node: found}, deadline)
+
+
+def _guard(
+    cluster: Cluster, topology: Topology, wanted: t.Sequence[OpenSlot], timeout: float
+) -> None:
+    """Marks the slots of which nodes hold keys that are another's, when all know the owner."""
     guards: dict[str, list[Command]] = {}
-    for guard in ownership.guards:
+    for guard in wanted:
         words = ("CLUSTER", "SETSLOT", guard.slot, "IMPORTING", guard.peer)
         guards.setdefault(guard.node, []).append(words)
-    _tell_all(cluster, guards, deadline)
+    let_old_news_pass(cluster, topology, guards, {guard.peer for guard in wanted})
+    _tell_all(cluster, guards, time.monotonic() + timeout)
 
 
 def _tell_owner(

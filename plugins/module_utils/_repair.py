@@ -10,9 +10,14 @@ from __future__ import annotations
 
 import time
 import typing as t
+from contextlib import suppress
 
 from ansible_collections.keyslot.redis.plugins.module_utils._cluster import Cluster, told_ok
-from ansible_collections.keyslot.redis.plugins.module_utils._errors import KeyslotError, Refused
+from ansible_collections.keyslot.redis.plugins.module_utils._errors import (
+    KeyslotError,
+    LostConnection,
+    Refused,
+)
 from ansible_collections.keyslot.redis.plugins.module_utils._plan import Goal
 from ansible_collections.keyslot.redis.plugins.module_utils._resp import Reply
 from ansible_collections.keyslot.redis.plugins.module_utils._server import by_database, in_databases
@@ -24,6 +29,8 @@ from ansible_collections.keyslot.redis.plugins.module_utils._topology import (
 )
 from ansible_collections.keyslot.redis.plugins.module_utils._verdicts import Opened, sort_markers
 
+# Longer than TCP may hold a message of the cluster bus back (Nagle and delayed ACK: 40 to 200 ms).
+OLD_NEWS_SECONDS = 0.25
 WATCH_SECONDS = 0.5
 WATCH_KEYS = 100
 
@@ -75,11 +82,33 @@ def sort_open_slots(cluster: Cluster, topology: Topology, goal: Goal) -> Opened:
     return sort_markers(topology, goal, held)
 
 
+def let_old_news_pass(
+    cluster: Cluster, topology: Topology, importers: t.Collection[str], owners: t.Collection[str]
+) -> None:
+    """Before nodes import slots: until they have read what the owners sent before they owned them.
+
+    A Valkey primary takes over a slot that it imports, and the owner deletes its keys, when a
+    message arrives in which the owner does not claim it (clusterUpdateSlotsConfigWith in
+    cluster_legacy.c). Seen where slots went to and fro within 50 ms, and where a server got no
+    processor for a while: two answers show that a server has been round its event loop.
+    """
+    if not any(topology.reports[node].takes_over for node in importers):
+        return
+    for nodes, seconds in ((owners, OLD_NEWS_SECONDS), (importers, 0.0)):
+        for node in nodes:
+            server = cluster.server(node)
+            with suppress(LostConnection):  # the next one goes by a new connection
+                server.call("PING")
+            server.call("PING")
+            server.call("PING")
+        time.sleep(seconds)
+
+
 def clear_stale(cluster: Cluster, topology: Topology, stale: t.Iterable[OpenSlot]) -> None:
     """STABLE for markers on nodes that hold no key of the slot, and on owners.
 
-    A node counts only the keys of slots that it owns or imports, so it imports the slot first.
-    Raises Refused, and leaves the marker, where there are keys.
+    A node that hides keys imports the slot first, to count them. Raises Refused, and leaves the
+    marker, where there are keys.
     """
     for marker in stale:
         server = cluster.server(marker.node)
@@ -87,7 +116,8 @@ def clear_stale(cluster: Cluster, topology: Topology, stale: t.Iterable[OpenSlot
         if marker.node == owner:
             server.call("CLUSTER", "SETSLOT", marker.slot, "STABLE")
             continue
-        if marker.kind == "migrating" and owner is not None:
+        hides = topology.reports[marker.node].hides_keys
+        if hides and marker.kind == "migrating" and owner is not None:
             server.call("CLUSTER", "SETSLOT", marker.slot, "IMPORTING", owner)
         keys = count_keys(cluster, topology, marker.node, [marker.slot])[marker.slot]
         if keys:

@@ -30,7 +30,6 @@ from ansible_collections.keyslot.redis.plugins.module_utils._topology import (
     Topology,
     keys_by_database,
     parse_info,
-    version_tuple,
 )
 
 PAUSE = 0.1  # seconds between two looks
@@ -119,18 +118,13 @@ def _held(
     cluster: Cluster, topology: Topology, node: str, slots: list[int], probe: bool
 ) -> dict[int, int]:
     report = topology.reports[node]
-    open_ones = set(_counted(report)) if hides_keys(report) else set(slots)
+    open_ones = set(_counted(report)) if report.hides_keys else set(slots)
     held = count_keys(cluster, topology, node, [slot for slot in slots if slot in open_ones])
     rest = [slot for slot in slots if slot not in open_ones]
     if probe:
         for start in range(0, len(rest), PROBE_AT_ONCE):
             held.update(_probe(cluster, topology, node, rest[start : start + PROBE_AT_ONCE]))
     return held
-
-
-def hides_keys(report: Report) -> bool:
-    """Whether the node counts no keys of slots that it neither owns nor imports."""
-    return report.family == "redis" and version_tuple(report.version) >= (8, 4)
 
 
 def _probe(cluster: Cluster, topology: Topology, node: str, slots: list[int]) -> dict[int, int]:
@@ -152,7 +146,7 @@ def locate(cluster: Cluster, topology: Topology, node: str, keys: int, probe: bo
     """The slots of which the node holds `keys` keys outside, as far as it lets us see."""
     counted = set(_counted(topology.reports[node]))
     others = [slot for slot in range(SLOT_COUNT) if slot not in counted]
-    if not hides_keys(topology.reports[node]):
+    if not topology.reports[node].hides_keys:
         counts = count_keys(cluster, topology, node, others)
         return {slot for slot, count in counts.items() if count}
     found: dict[int, int] = {}

@@ -197,6 +197,16 @@ class Report:
         return modern and self.number("connected_slaves") > 0
 
     @property
+    def hides_keys(self) -> bool:
+        """Whether it counts no keys of slots that it neither owns nor imports."""
+        return self.family == "redis" and version_tuple(self.version) >= (8, 4)
+
+    @property
+    def takes_over(self) -> bool:
+        """Whether it makes a slot its own that it imports from a node which does not claim it."""
+        return self.family == "valkey" and version_tuple(self.version) >= (8, 0)
+
+    @property
     def databases(self) -> dict[int, int]:
         """Keys per database that holds any."""
         return keys_by_database(self.info)

@@ -207,7 +207,7 @@ def plan_ownership(topology: Topology, held: Held, on_uncovered: str) -> Ownersh
         drop=tuple(drop),
         bump=tuple(sorted(bump)),
         tell={node: tuple(slots) for node, slots in tell.items()},
-        guards=tuple(_guards(topology, held, {**dict(enumerate(topology.owners)), **owners})),
+        guards=tuple(_guards(topology, held, {**dict(enumerate(topology.owners)), **owners}, tell)),
         repairs=tuple(repairs),
     )
 
@@ -303,15 +303,20 @@ def _agreements(
 
 
 def _guards(
-    topology: Topology, held: Held, owners: t.Mapping[int, str | None]
+    topology: Topology,
+    held: Held,
+    owners: t.Mapping[int, str | None],
+    tell: t.Mapping[str, t.Collection[int]],
 ) -> t.Iterator[OpenSlot]:
-    """Markers that are lacking, or name another node than the owner: a Valkey node takes a slot
-    over when the one that it imports from does not claim it."""
+    """Markers that are lacking, or will be when the node has been told of the owner, or that name
+    another node than the owner: a Valkey node takes a slot over when the one that it imports from
+    does not claim it."""
     for node, counts in held.items():
         importing = topology.reports[node].view.me.importing
         for slot, keys in sorted(counts.items()):
             owner = owners[slot]
-            if keys and owner not in (None, node) and importing.get(slot) != owner:
+            marked = importing.get(slot) == owner and slot not in tell.get(node, ())
+            if keys and owner not in (None, node) and not marked:
                 yield OpenSlot(slot, node, "importing", owner or "")
 
 

@@ -34,6 +34,7 @@ from ansible_collections.keyslot.redis.plugins.module_utils._movers._emptied imp
     kept_as_primary,
 )
 from ansible_collections.keyslot.redis.plugins.module_utils._plan import Move
+from ansible_collections.keyslot.redis.plugins.module_utils._repair import let_old_news_pass
 from ansible_collections.keyslot.redis.plugins.module_utils._resp import Command, Reply
 from ansible_collections.keyslot.redis.plugins.module_utils._server import (
     Server,
@@ -46,7 +47,6 @@ from ansible_collections.keyslot.redis.plugins.module_utils._topology import (
     Topology,
     parse_info,
     parse_view,
-    version_tuple,
 )
 
 METHOD = "classic"
@@ -67,8 +67,6 @@ MIN_MIGRATE_TIMEOUT = 0.5
 ATTEMPTS = 5
 NEW_CLIENT_PATIENCE = 5.0  # seconds
 EPOCH_PAUSE = 0.05
-# Longer than TCP may hold a message of the cluster bus back (Nagle and delayed ACK: 40 to 200 ms).
-OLD_NEWS_SECONDS = 0.25
 PASSING_PAUSE = 1.0  # a node that comes back says CLUSTERDOWN for two seconds
 PASSING = ("CLUSTERDOWN", "LOADING", "BUSY ", "TRYAGAIN", "MASTERDOWN", "pending trim job")
 NOT_PRIMARY = ("SETSLOT only with masters", "SETSLOT only with primaries")
@@ -124,24 +122,12 @@ def move(lane: Lane) -> None:
         sizes=Pace(limit, 200, 2000),
         slots=Pace(limit, 16, EMPTY_SLOTS_AT_ONCE),
     )
-    _let_old_news_pass(lane)
+    let_old_news_pass(lane.cluster, lane.topology, [lane.move.target], [lane.move.source])
     for batch in _batches(lane, paces.slots):
         lane.taker.wait_until_free()
         if lane.shall_stop():
             return
         _move_batch(lane, paces, batch)
-
-
-def _let_old_news_pass(lane: Lane) -> None:
-    """Until the target has read what the source sent before it owned the slots.
-
-    A Valkey primary that imports a slot takes it over by itself, and the source deletes the keys,
-    when a message arrives in which the source does not claim it (clusterUpdateSlotsConfigWith in
-    cluster_legacy.c). Seen when slots went to and fro within 50 ms.
-    """
-    report = lane.topology.reports[lane.move.target]
-    if report.family == "valkey" and version_tuple(report.version) >= (8, 0):
-        time.sleep(OLD_NEWS_SECONDS)
 
 
 def _batches(lane: Lane, pace: Pace) -> t.Iterator[list[int]]:
@@ -324,7 +310,8 @@ def _without_replicas(errors: t.Mapping[int, ReplyError]) -> list[int]:
 
 
 def _open(lane: Lane, paces: _Paces, slots: list[int]) -> _Epochs:
-    """The target first: else the source would send clients to a node that sends them back.
+    """The target first: else the source would send clients to a node that sends them back. Of empty
+    slots it alone, because the count before the commit marks them on the source.
 
     Returns the target's epochs.
     """
@@ -334,7 +321,8 @@ def _open(lane: Lane, paces: _Paces, slots: list[int]) -> _Epochs:
     importing, migrating = ("IMPORTING", lane.move.source), ("MIGRATING", lane.move.target)
     errors, replies = _setslot(lane, paces, lane.target, slots, importing, [_INFO])
     _no_errors(lane, errors)
-    _no_errors(lane, _setslot(lane, paces, lane.source, slots, migrating)[0])
+    if any(lane.key_counts[slot] for slot in slots):
+        _no_errors(lane, _setslot(lane, paces, lane.source, slots, migrating)[0])
     return _epochs(replies[0])
 
 

@@ -51,7 +51,9 @@ T = t.TypeVar("T")
 FIRST_JOB_KEYS = 50000
 MOST_JOB_KEYS = 500000
 TRIES = 3
-FIRST_PAUSE, LONGEST_PAUSE = 0.02, 0.25  # seconds between two looks at a job
+# Seconds between two looks at a job, and how it grows: a small job takes 0.1 s, and the next one
+# waits until its end is seen.
+FIRST_PAUSE, LONGEST_PAUSE, LONGER = 0.02, 0.25, 1.1
 
 
 @dataclass(frozen=True)
@@ -200,7 +202,7 @@ def _wait(
     reason = ""
     while True:
         time.sleep(pause)
-        pause = min(pause * 1.5, LONGEST_PAUSE)
+        pause = min(pause * LONGER, LONGEST_PAUSE)
         asked = time.monotonic()
         job = _look_for(engine, lane, job_id)
         longest = max(longest, time.monotonic() - asked)

@@ -154,7 +154,7 @@ copy: venv $(CORE_STAMP)
 	@git ls-files -z --cached --others --exclude-standard \
 		| xargs -0 sh -c 'for f; do [ ! -e "$$f" ] || printf "%s\0" "$$f"; done' sh \
 		| tar --create --null --files-from=- | tar --extract --directory=$(COPY)
-	@printf '%s\n' '---' 'keyslot_checkout: "$(CURDIR)"' 'keyslot_python: "$(BIN)/python"' \
+	@printf '%s\n' '---' 'harness_checkout: "$(CURDIR)"' 'harness_python: "$(BIN)/python"' \
 		> $(COPY)/tests/integration/integration_config.yml
 	@cache=$$($(CORE_BIN)/python -c 'from ansible_test._internal.python_requirements import get_venv_packages; \
 		import types; print(get_venv_packages(types.SimpleNamespace(version="3"))["pip"].replace(".", "_"))') \

@@ -139,7 +139,8 @@ class Cluster:
             return report
         raise Unreachable(
             "no node of the cluster could be asked (those are login_host with login_port, and "
-            f"startup_nodes): {' '.join(reasons)}"
+            f"startup_nodes): {' '.join(reasons)} See that one of them runs, that its address is "
+            f"right, and that {socket.gethostname()} can reach it."
         )
 
     def _ask_member(self, line: Line) -> Report:

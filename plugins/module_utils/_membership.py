@@ -290,15 +290,14 @@ def check_can_replicate(topology: Topology, node_id: str, primary: str) -> None:
     name = topology.name(node_id)
     if node_id == primary:
         raise OptionError(f"{name} can't be a replica of itself.")
-    report = topology.reports.get(node_id)
-    if report is None:
+    if node_id in topology.missing:
         raise Refused(f"{name} can't be reached: {topology.missing[node_id]} Nothing was changed.")
     if primary in topology.missing:
         raise Refused(
             f"the primary {topology.name(primary)} can't be reached: {topology.missing[primary]} "
             "Nothing was changed: bring it back, or name another one."
         )
-    if not topology.lines[node_id].is_primary:
+    if not topology.lines[node_id].is_primary or node_id in topology.joining:
         return
     slots = len(topology.slots[node_id])
     if slots:
@@ -306,8 +305,9 @@ def check_can_replicate(topology: Topology, node_id: str, primary: str) -> None:
             f"{name} owns {slots} slots. Nothing was changed: drain it first, with "
             "keyslot.redis.redis_cluster_rebalance."
         )
-    if report.key_count:
-        raise Refused(f"{name} holds {report.key_count} keys. Nothing was changed.")
+    keys = topology.reports[node_id].key_count
+    if keys:
+        raise Refused(f"{name} holds {keys} keys. Nothing was changed.")
     followers = topology.replicas_of(node_id)
     if followers:
         raise Refused(
@@ -350,44 +350,40 @@ def replicate(
 # --- forget -------------------------------------------------------------------------------------
 
 
-def check_can_forget(topology: Topology, node_id: str, reset: str) -> None:
-    """Raises Refused, with the node's `id`, `role` and `slot_count`, where it must not go."""
+def check_can_forget(cluster: Cluster, topology: Topology, node_id: str, reset: str) -> None:
+    """Raises Refused where it must not go; with its `id`, `role` and `slot_count` if only its slots
+    stand in the way."""
     name = topology.name(node_id)
-    slots = len(topology.slots.get(node_id, ()))
     line = topology.lines[node_id]
-    details = {
-        "id": node_id,
-        "role": "primary" if line.is_primary else "replica",
-        "slot_count": slots,
-    }
-    if slots:
-        raise Refused(
-            f"{name} owns {slots} slots. Nothing was changed: drain it first, with "
-            "keyslot.redis.redis_cluster_rebalance.",
-            **details,
-        )
+    report = topology.reports.get(node_id)
     if topology.entry == node_id:
         other = next((line for line in topology.lines.values() if line.id != node_id), None)
         instead = format_address(other.host, other.port) if other else "a member of the cluster"
         raise Refused(
             f"{name} is the node by which the cluster was entered, and is to be removed from it. "
-            f"Nothing was changed: set login_host and login_port to another node, {instead}.",
-            **details,
-        )
-    check_cluster(topology.without([node_id]))
-    report = topology.reports.get(node_id)
-    if report and line.is_primary and report.key_count and reset != "none":
-        raise Refused(
-            f"{name} owns no slots, but holds {report.key_count} keys, and a primary with keys "
-            "can't be reset. Nothing was changed: look at them, then run FLUSHALL on it.",
-            **details,
+            f"Nothing was changed: set login_host and login_port to another node, {instead}."
         )
     if report is None and reset != "none" and not _counts_as_dead(topology, node_id):
         raise Refused(
             f"{name} can't be reached from here ({topology.missing[node_id]}), but the other nodes "
             "see it alive: not reset, it would come back. Nothing was changed: make it reachable, "
-            "stop it, or set reset to 'none'.",
-            **details,
+            "stop it, or set reset to 'none'."
+        )
+    _check_may_forget(cluster, topology, node_id, reset)
+    slots = len(topology.slots.get(node_id, ()))
+    if slots:
+        raise Refused(
+            f"{name} owns {slots} slots. Nothing was changed: drain it first, with "
+            "keyslot.redis.redis_cluster_rebalance.",
+            id=node_id,
+            role="primary" if line.is_primary else "replica",
+            slot_count=slots,
+        )
+    check_cluster(topology.without([node_id]))
+    if report and line.is_primary and report.key_count and reset != "none":
+        raise Refused(
+            f"{name} owns no slots, but holds {report.key_count} keys, and a primary with keys "
+            "can't be reset. Nothing was changed: look at them, then run FLUSHALL on it."
         )
 
 
@@ -396,7 +392,7 @@ def _counts_as_dead(topology: Topology, node_id: str) -> bool:
     return bool(flags & {"fail", "fail?", "noaddr"}) or "another node" in topology.missing[node_id]
 
 
-def check_may_forget(cluster: Cluster, topology: Topology, node_id: str, reset: str) -> None:
+def _check_may_forget(cluster: Cluster, topology: Topology, node_id: str, reset: str) -> None:
     """Raises Refused where the user may not do one of the steps."""
     asked: dict[str, tuple[Server, list[Command]]] = {}
     for other in topology.reports:

@@ -24,6 +24,7 @@ from ansible_collections.keyslot.redis.plugins.module_utils._topology import (
     Topology,
     version_tuple,
 )
+from ansible_collections.keyslot.redis.plugins.module_utils._verdicts import check_owners_answer
 
 Probes = t.Callable[[bool, bool], t.Sequence[Command]]
 
@@ -37,8 +38,11 @@ def check_cluster(topology: Topology) -> None:
         )
     wrong = told_ok(topology)
     if wrong:
-        dead = ", ".join(topology.name(node_id) for node_id in sorted(topology.missing))
-        unreachable = f" (these can't be reached: {dead})" if dead else ""
+        dead = [line.id for line in topology.lines.values() if "fail" in line.flags]
+        lost = (slot for node in dead for slot in topology.slots.get(node, ()))
+        check_owners_answer(topology, lost)
+        missing = ", ".join(topology.name(node_id) for node_id in sorted(topology.missing))
+        unreachable = f" (these can't be reached: {missing})" if missing else ""
         raise Refused(
             f"the cluster is not in order: {wrong}{unreachable}. Nothing was changed: wait until "
             "its nodes agree, or repair it with keyslot.redis.redis_cluster_fix."

@@ -162,6 +162,7 @@ _TLS_HINTS = (
     ),
 )
 _PLAIN_HINTS = (
+    ("a reply that begins with", "That is no Redis server: check the port."),
     ("reset by peer", "If that port speaks TLS, set tls to true."),
     ("closed by server", "If that port speaks TLS, set tls to true."),
     ("", ""),
@@ -222,15 +223,17 @@ class Server:
         except (redis.exceptions.AuthenticationError, redis.exceptions.ResponseError) as exc:
             raise Unreachable(self._login_refused(exc)) from None
         except (redis.exceptions.RedisError, OSError, ValueError) as exc:
-            why = f"no connection to {self.address}: {exc}".rstrip(".")
+            # redis-py names the address once more.
+            reason = str(exc).partition(f" connecting to {self.host}:{self.port}. ")[2] or str(exc)
+            why = f"no connection to {self.address}: {reason}".rstrip(".")
             raise Unreachable(f"{why}.{_hint(exc, self.login)}") from None
         self._connection = connection
         self._reader = Reader(self._noting(connection._sock.recv))
         self._answered = False
 
     def _login_refused(self, exc: object) -> str:
-        why = f"{self.address} refused the login: {exc}".rstrip(".")
-        return f"{why}. Check login_user and login_password."
+        why = f"{self.address} refused the login: {exc}".rstrip(".?")
+        return f"{why}. Check login_user and login_password, or REDISCLI_AUTH if that is not set."
 
     def pipeline(self, commands: t.Sequence[Command]) -> list[Reply]:
         """The replies in order, a ReplyError in the place of each error reply.

@@ -27,6 +27,7 @@ from ansible_collections.keyslot.redis.plugins.module_utils._slots import (
 MIN_PREFIX = 8
 
 _SLOTS_TEXT = re.compile(r"[0-9]+(-[0-9]+)?\Z")
+_HEX = re.compile(r"[0-9a-fA-F]+")
 _MARKER = re.compile(r"\[([0-9]+)(->-|-<-)([^\]]+)\]\Z")
 
 
@@ -463,7 +464,7 @@ class Topology:
             if node_id:
                 return node_id
             raise OptionError(f"'{reference}' is not the address of a node; {self._nodes_text()}")
-        if len(reference) < MIN_PREFIX:
+        if len(reference) < MIN_PREFIX or not _HEX.fullmatch(reference):
             raise OptionError(
                 f"'{reference}' names no node: give host:port, a full id, or at least "
                 f"{MIN_PREFIX} characters of an id; {self._nodes_text()}"
@@ -512,15 +513,14 @@ class Topology:
         more = f" and {len(names) - 10} more" if len(names) > 10 else ""
         return f"the cluster's nodes are {', '.join(names[:10])}{more}."
 
-    def require_primary(self, node_id: str, role: str) -> str:
-        """The id again; raises OptionError that names the primary if the node is a replica."""
+    def require_primary(self, node_id: str, role: str, instead: str = "") -> str:
+        """The id again; raises OptionError if the node is a replica. `instead` says what to do
+        then, if not to name its primary."""
         line = self.lines[node_id]
         if line.is_primary:
             return node_id
-        raise OptionError(
-            f"the {role} {self.name(node_id)} is a replica; "
-            f"name its primary {self.name(line.primary_id or '')} instead."
-        )
+        told = instead or f"name its primary {self.name(line.primary_id or '')} instead"
+        raise OptionError(f"the {role} {self.name(node_id)} is a replica; {told}.")
 
 
 def _own_line(report: Report, told: Line) -> Line:

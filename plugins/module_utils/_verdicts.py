@@ -178,7 +178,7 @@ def plan_ownership(topology: Topology, held: Held, on_uncovered: str) -> Ownersh
     Raises Refused where keys could be on a node that does not answer, and for slots that are
     served by nobody unless `on_uncovered` is `assign`.
     """
-    _check_owners_answer(topology)
+    check_owners_answer(topology, sorted(concerned_slots(topology)))
     if topology.uncovered:
         _check_may_assign(topology, on_uncovered)
     assigned, repairs = _assign(topology, held)
@@ -212,18 +212,20 @@ def plan_ownership(topology: Topology, held: Held, on_uncovered: str) -> Ownersh
     )
 
 
-def _check_owners_answer(topology: Topology) -> None:
+def check_owners_answer(topology: Topology, slots: t.Iterable[int]) -> None:
+    """Raises Refused if the owner of one of the slots does not."""
     lost: dict[str, list[int]] = {}
-    for slot in concerned_slots(topology):
+    for slot in slots:
         owner = topology.owners[slot]
         if owner in topology.missing:
             lost.setdefault(owner or "", []).append(slot)
-    for node, slots in lost.items():
+    for node, found in lost.items():
         raise Refused(
-            f"slots {', '.join(format_slots(slots))} are {topology.name(node)}'s, which can't be "
+            f"slots {', '.join(format_slots(found))} are {topology.name(node)}'s, which can't be "
             f"reached: {topology.missing[node]} Nothing was changed: bring it back, or let a "
-            f"replica take over, or give its keys up, with CLUSTER FORGET {node} on each other "
-            "node; then run it again."
+            f"replica take over. To give its keys up instead, run CLUSTER FORGET {node} on each "
+            "other node within a minute, then keyslot.redis.redis_cluster_fix with on_uncovered "
+            "set to 'assign'."
         )
 
 

@@ -47,7 +47,8 @@ _LEFT_OVER = (
 REMEDIES = {
     "unreachable": (
         "Start the server again, or mend the network or the login to it. If it is gone for good, "
-        "remove it with the playbook keyslot.redis.remove_node."
+        "remove it with the playbook keyslot.redis.remove_node; if it still owns slots, first see "
+        "what keyslot.redis.redis_cluster_fix says."
     ),
     "state": (
         "Look first at nodes that can't be reached and at slots that nobody serves: the node "

@@ -313,6 +313,9 @@ def _count(
 ) -> None:
     cluster = world.cluster
     told.stale = len(clients.stale)
+    told.damage += [f"{n} is dead: {n.log[-3000:]}" for n in cluster.all_nodes() if not n.running]
+    if told.damage:
+        return
     told.open_slots = len(_open_slots(cluster))
     told.option_off = sum(
         node.call("CONFIG", "GET", OPTION)[1] == b"no" for node in cluster.all_nodes()

@@ -13,6 +13,7 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -241,11 +242,12 @@ def test_weight_of_a_replica_is_refused_and_its_primary_named(
     assert_refused(cluster, REBALANCE, options, *words)
 
 
-def test_drain_of_a_replica_is_refused_and_its_primary_named(
+def test_drain_of_a_replica_is_refused_and_its_primary_left_alone(
     cluster: Cluster, nodes: dict[str, Node]
 ) -> None:
-    words = (nodes["ra"].address, "is a replica", f"its primary {nodes['a'].address}")
-    assert_refused(cluster, REBALANCE, {"drain": [nodes["ra"].address]}, *words)
+    words = (nodes["ra"].address, "is a replica", "leave it out")
+    result = assert_refused(cluster, REBALANCE, {"drain": [nodes["ra"].address]}, *words)
+    assert nodes["a"].address not in result["msg"]
 
 
 @pytest.mark.parametrize("drain_only", [False, True])
@@ -339,6 +341,8 @@ def test_unreachable_entries_are_all_named_with_the_reason(cluster: Cluster) -> 
     ("options", "words"),
     [
         ({"login_port": "redis"}, ("login_port", "int", "redis")),
+        ({"login_host": "127.0.0.1:7000"}, ("'127.0.0.1:7000'", "login_host and login_port")),
+        ({"login_host": "[::1]"}, ("'[::1]'", "login_host and login_port")),
         ({"login_port": 70000}, ("127.0.0.1:70000", "not an address")),
         ({"login_host": "no-such-host.invalid"}, ("no-such-host.invalid", "login_host")),
         ({"startup_nodes": ["db1"]}, ("'db1' is not an address", "host:port")),
@@ -388,3 +392,78 @@ def test_redis_py_that_is_missing_or_too_old_is_told_with_the_interpreter(
     for word in ("redis-py 4.3 or later", *words, "install", "python"):
         assert word in result["msg"]
     assert told(cluster) == before
+
+
+# Playbooks check what comes later before they change anything
+
+
+def assert_play_refused(
+    cluster: Cluster, name: str, variables: dict[str, Any], *words: str, by: dict[str, Any]
+) -> None:
+    """The playbook fails, and says so, and nothing has changed anywhere."""
+    before = told(cluster)
+    connection = {f"keyslot_{option}": value for option, value in by.items()}
+    play = run_playbook(name, {**connection, **variables})
+    assert play.code != 0, play.output
+    assert [word for word in words if word not in play.output] == [], play.output
+    assert told(cluster) == before
+
+
+def test_node_of_the_login_is_not_drained_before_its_removal_is_refused(
+    cluster: Cluster, nodes: dict[str, Node]
+) -> None:
+    wish = {"remove_node_nodes": nodes["a"].address}
+    words = ("entered", "login_host", "Nothing was changed")
+    assert_play_refused(cluster, "remove_node", wish, *words, by=login(nodes["a"]))
+
+
+def test_node_is_not_drained_where_the_right_to_forget_it_is_lacking(
+    cluster: Cluster, nodes: dict[str, Node]
+) -> None:
+    for node in cluster.nodes:
+        node.call("ACL", "SETUSER", "limited", "on", ">pw", "~*", "+@all", "-cluster|forget")
+    try:
+        by = {**login(nodes["b"]), "login_user": "limited", "login_password": "pw"}
+        wish = {"remove_node_nodes": nodes["a"].address}
+        assert_play_refused(cluster, "remove_node", wish, "+cluster|forget", by=by)
+    finally:
+        for node in cluster.nodes:
+            node.call("ACL", "DELUSER", "limited")
+
+
+def test_node_is_not_drained_where_the_kind_of_reset_is_misspelt(
+    cluster: Cluster, nodes: dict[str, Node]
+) -> None:
+    wish = {"remove_node_nodes": nodes["a"].address, "remove_node_reset": "sotf"}
+    assert_play_refused(cluster, "remove_node", wish, "reset", "soft", by=login(nodes["b"]))
+
+
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        ({"add_node_primary": "127.0.0.1:9"}, ("127.0.0.1:9", "not the address of a node")),
+        ({"add_node_primary": "RA"}, ("is a replica", "instead")),
+        ({"add_node_weights": [{"node": "127.0.0.1:9", "weight": 2}]}, ("127.0.0.1:9", "address")),
+        ({"add_node_rebalance": "flase"}, ("add_node_rebalance has to be true or false",)),
+    ],
+)
+def test_server_does_not_join_where_what_comes_next_is_refused(
+    cluster: Cluster, nodes: dict[str, Node], variables: dict[str, Any], words: tuple[str, ...]
+) -> None:
+    wish = {
+        "add_node_nodes": nodes["spare"].address,
+        **{name: nodes["ra"].address if v == "RA" else v for name, v in variables.items()},
+    }
+    assert_play_refused(cluster, "add_node", wish, *words, by=login(nodes["a"]))
+    assert len(parse_nodes(cluster.nodes_text()[nodes["spare"].address])) == 1
+
+
+@pytest.mark.parametrize(
+    "name", ["keyslot_max_slots", "rebalance_max_seconds", "keyslot_max_pause"]
+)
+def test_limit_under_a_wrong_name_is_refused(
+    cluster: Cluster, nodes: dict[str, Node], name: str
+) -> None:
+    wish = {"rebalance_drain": nodes["a"].address, name: 5}
+    words = (name, "keyslot_max_pause_ms", "README")
+    assert_play_refused(cluster, "rebalance", wish, *words, by=login(nodes["b"]))

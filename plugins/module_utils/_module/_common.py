@@ -8,7 +8,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+import re
 import socket
 import typing as t
 
@@ -25,6 +27,7 @@ from ansible_collections.keyslot.redis.plugins.module_utils._server import (
     missing_library,
 )
 from ansible_collections.keyslot.redis.plugins.module_utils._topology import (
+    Topology,
     format_address,
     split_address,
 )
@@ -52,6 +55,11 @@ def connect(params: Params) -> Cluster:
         connect_timeout=params["connect_timeout"],
         command_timeout=params["command_timeout"],
     )
+    if re.search(r"^[^:]*:\d+$|\]", params["login_host"]):
+        raise OptionError(
+            f"login_host takes no port and no brackets: give '{params['login_host']}' as "
+            "login_host and login_port."
+        )
     first = format_address(params["login_host"], params["login_port"])
     entries = [first, *(format_address(*split_address(item)) for item in params["startup_nodes"])]
     address_map = {
@@ -72,6 +80,27 @@ def _check_file(name: str, path: str) -> None:
             f"{name} can't be read: {exc}. It is a file on {socket.gethostname()}, where the "
             "module runs."
         ) from None
+
+
+def find_or_joining(
+    cluster: Cluster, reference: str, topology: Topology, check_mode: bool
+) -> tuple[str, Topology]:
+    """A member's id; in check mode also that of an empty node which answers at `host:port`, so
+    that a workflow that would first join it can show its plan."""
+    try:
+        return cluster.find(reference, topology), topology
+    except OptionError:
+        if not check_mode or ":" not in reference:
+            raise
+        try:
+            report = cluster.dial(reference).report()
+        except KeyslotError:
+            report = None
+        if report is None or report.key_count or len(report.view.lines) > 1:
+            raise
+    host, _colon, port = reference.rpartition(":")
+    line = dataclasses.replace(report.view.me, host=host.strip("[]"), port=int(port))
+    return line.id, dataclasses.replace(topology, joining={**topology.joining, line.id: line})
 
 
 def run_module(

@@ -20,7 +20,6 @@ from ansible_collections.keyslot.redis.plugins.module_utils._errors import (
 from ansible_collections.keyslot.redis.plugins.module_utils._lock import at_work
 from ansible_collections.keyslot.redis.plugins.module_utils._membership import (
     check_can_forget,
-    check_may_forget,
     comes_back,
     forget,
     planned_homes,
@@ -89,8 +88,7 @@ def _look(cluster: Cluster, params: Params) -> tuple[Topology, str | None]:
     topology = cluster.observe()
     node_id = _find(cluster, topology, params["node"])
     if node_id is not None:
-        check_can_forget(topology, node_id, params["reset"])
-        check_may_forget(cluster, topology, node_id, params["reset"])
+        check_can_forget(cluster, topology, node_id, params["reset"])
     return topology, node_id
 
 

@@ -8,17 +8,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.keyslot.redis.plugins.module_utils._cluster import Cluster
 from ansible_collections.keyslot.redis.plugins.module_utils._errors import (
-    KeyslotError,
     OptionError,
 )
-from ansible_collections.keyslot.redis.plugins.module_utils._module._common import Params
+from ansible_collections.keyslot.redis.plugins.module_utils._module._common import (
+    Params,
+    find_or_joining,
+)
 from ansible_collections.keyslot.redis.plugins.module_utils._module._movers import run_mover
 from ansible_collections.keyslot.redis.plugins.module_utils._plan import BalanceGoal, check_weight
 from ansible_collections.keyslot.redis.plugins.module_utils._topology import Topology
@@ -41,13 +42,17 @@ def make_goal(
     named: dict[str, float] = {}
     for item in params["weights"]:
         weight = check_weight(item["weight"], f"'{item['node']}'")
-        node_id, topology = _find(cluster, item["node"], topology, check_mode)
-        topology.require_primary(node_id, "weighted node")
+        node_id, topology = find_or_joining(cluster, item["node"], topology, check_mode)
+        topology.require_primary(node_id, "node with a weight")
         if node_id in named:
             raise OptionError(f"{topology.name(node_id)} has two weights: give it one.")
         named[node_id] = weight
     drain = frozenset(
-        topology.require_primary(cluster.find(reference, topology), "node to drain")
+        topology.require_primary(
+            cluster.find(reference, topology),
+            "node to drain",
+            "it owns no slots, and need not be drained; leave it out",
+        )
         for reference in params["drain"]
     )
     both = drain & named.keys()
@@ -68,24 +73,3 @@ def make_goal(
         max_slots=params["max_slots"],
     )
     return goal, topology
-
-
-def _find(
-    cluster: Cluster, reference: str, topology: Topology, check_mode: bool
-) -> tuple[str, Topology]:
-    """A member's id; in check mode also that of an empty node which answers at `host:port`, so
-    that a workflow that would first join it can show its plan."""
-    try:
-        return cluster.find(reference, topology), topology
-    except OptionError:
-        if not check_mode or ":" not in reference:
-            raise
-        try:
-            report = cluster.dial(reference).report()
-        except KeyslotError:
-            report = None
-        if report is None or report.key_count or len(report.view.lines) > 1:
-            raise
-    host, _colon, port = reference.rpartition(":")
-    line = dataclasses.replace(report.view.me, host=host.strip("[]"), port=int(port))
-    return line.id, dataclasses.replace(topology, joining={**topology.joining, line.id: line})

@@ -22,6 +22,7 @@ from ansible_collections.keyslot.redis.plugins.module_utils._membership import (
 )
 from ansible_collections.keyslot.redis.plugins.module_utils._module._common import (
     Params,
+    find_or_joining,
     run_module,
 )
 from ansible_collections.keyslot.redis.plugins.module_utils._preflight import check_cluster
@@ -40,11 +41,11 @@ def run(module: AnsibleModule) -> None:
 def follow(cluster: Cluster, params: Params, check_mode: bool) -> dict[str, t.Any]:
     """The result."""
     warnings: list[str] = []
-    topology, node_id, primary = _look(cluster, params)
+    topology, node_id, primary = _look(cluster, params, check_mode)
     changes = topology.lines[node_id].primary_id != primary
     if not check_mode and changes:
         with at_work(cluster, topology, warnings.append):
-            topology, node_id, primary = _look(cluster, params)
+            topology, node_id, primary = _look(cluster, params, check_mode)
             changes = topology.lines[node_id].primary_id != primary
             replicate(cluster, topology, node_id, primary, params["wait_timeout"])
     elif not check_mode:
@@ -53,10 +54,10 @@ def follow(cluster: Cluster, params: Params, check_mode: bool) -> dict[str, t.An
     return {"changed": changes, "node": node_id, "primary": primary, "warnings": warnings}
 
 
-def _look(cluster: Cluster, params: Params) -> tuple[Topology, str, str]:
+def _look(cluster: Cluster, params: Params, check_mode: bool) -> tuple[Topology, str, str]:
     """The cluster, the node, and the primary that it may follow."""
     topology = cluster.observe()
-    node_id = cluster.find(params["node"], topology)
+    node_id, topology = find_or_joining(cluster, params["node"], topology, check_mode)
     followed = topology.lines[node_id].primary_id
     if params["primary"] != "auto":
         primary = cluster.find(params["primary"], topology)
@@ -65,6 +66,6 @@ def _look(cluster: Cluster, params: Params) -> tuple[Topology, str, str]:
         primary = followed or choose_primary(topology, node_id)
     check_can_replicate(topology, node_id, primary)
     check_cluster(topology)
-    if followed != primary:
+    if followed != primary and node_id not in topology.joining:
         check_may_replicate(cluster, topology, node_id)
     return topology, node_id, primary

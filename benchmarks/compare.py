@@ -88,16 +88,19 @@ def say(text: str) -> None:
 
 
 def compare(world: World, rows: Sequence[Row], options: Options) -> None:
-    """Run all ways in turn, and add the runs to their rows."""
+    """Run all ways in turn, there and back again, and add the runs to their rows: what gets faster
+    or slower with time is none of theirs."""
     say("  one run that does not count")
     warm_up(world, rows[0].way)
+    order = 1
     while todo := [row for row in rows if row.wants_more(options)]:
-        for row in todo:
+        for row in todo[::order]:
             figures, spoiled = run(world, row.way, options)
             row.runs.append(figures)
             tell(row)
             if spoiled:
                 world.start_again()
+        order = -order
 
 
 def warm_up(world: World, way: Way) -> float:

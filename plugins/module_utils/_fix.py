@@ -56,6 +56,9 @@ from ansible_collections.keyslot.redis.plugins.module_utils._verdicts import (
 
 PATIENCE = 3.0  # seconds that news may take to come round by itself
 SLOTS_AT_ONCE = 64
+# Owners that have just been made need longer than those that a lane finds: a late message of theirs
+# costs keys, and a repair has time.
+SETTLED_SECONDS = 2.0
 
 
 @dataclass
@@ -183,6 +186,7 @@ def _own(cluster: Cluster, topology: Topology, ownership: Ownership, timeout: fl
     epoch."""
     deadline = time.monotonic() + timeout
     owners = replace(topology, assigned=ownership.assigned).owners
+    _tell_all(cluster, _marks_in_the_way(topology, ownership), deadline)
     for node, slots in _by_node(ownership.drop).items():
         cluster.server(node).call("CLUSTER", "DELSLOTS", *slots)
     given = _by_node((owner, slot) for slot, owner in ownership.assigned.items())
@@ -201,6 +205,18 @@ def _own(cluster: Cluster, topology: Topology, ownership: Ownership, timeout: fl
             _tell_owner(cluster, owner, {node: found}, deadline)
 
 
+def _marks_in_the_way(topology: Topology, ownership: Ownership) -> dict[str, list[Command]]:
+    """STABLE where a node that takes over what it imports is to be told of a new owner: it may hear
+    late that this one did not own the slot. The mark is set again by _guard."""
+    found: dict[str, list[Command]] = {}
+    for node, slots in ownership.tell.items():
+        report = topology.reports[node]
+        marked = [slot for slot in slots if slot in report.view.me.importing]
+        if marked and report.takes_over:
+            found[node] = [("CLUSTER", "SETSLOT", slot, "STABLE") for slot in marked]
+    return found
+
+
 def _guard(
     cluster: Cluster, topology: Topology, wanted: t.Sequence[OpenSlot], timeout: float
 ) -> None:
@@ -209,7 +225,8 @@ def _guard(
     for guard in wanted:
         words = ("CLUSTER", "SETSLOT", guard.slot, "IMPORTING", guard.peer)
         guards.setdefault(guard.node, []).append(words)
-    let_old_news_pass(cluster, topology, guards, {guard.peer for guard in wanted})
+    owners = {guard.peer for guard in wanted}
+    let_old_news_pass(cluster, topology, guards, owners, SETTLED_SECONDS)
     _tell_all(cluster, guards, time.monotonic() + timeout)
 
 

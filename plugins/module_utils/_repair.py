@@ -83,7 +83,11 @@ def sort_open_slots(cluster: Cluster, topology: Topology, goal: Goal) -> Opened:
 
 
 def let_old_news_pass(
-    cluster: Cluster, topology: Topology, importers: t.Collection[str], owners: t.Collection[str]
+    cluster: Cluster,
+    topology: Topology,
+    importers: t.Collection[str],
+    owners: t.Collection[str],
+    seconds: float = OLD_NEWS_SECONDS,
 ) -> None:
     """Before nodes import slots: until they have read what the owners sent before they owned them.
 
@@ -94,14 +98,14 @@ def let_old_news_pass(
     """
     if not any(topology.reports[node].takes_over for node in importers):
         return
-    for nodes, seconds in ((owners, OLD_NEWS_SECONDS), (importers, 0.0)):
+    for nodes, pause in ((owners, seconds), (importers, 0.0)):
         for node in nodes:
             server = cluster.server(node)
             with suppress(LostConnection):  # the next one goes by a new connection
                 server.call("PING")
             server.call("PING")
             server.call("PING")
-        time.sleep(seconds)
+        time.sleep(pause)
 
 
 def clear_stale(cluster: Cluster, topology: Topology, stale: t.Iterable[OpenSlot]) -> None:

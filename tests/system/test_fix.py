@@ -13,7 +13,7 @@ import contextlib
 import os
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -221,13 +221,26 @@ def test_interrupted_moves_in_both_directions_are_finished(cluster: Cluster) -> 
     assert (owners[stage.slot], owners[slot]) == (stage.taker, stage.owner)
 
 
+def keys_on_two(stage: broken.Scene) -> None:
+    broken.hide(stage, stage.taker, 4)
+    broken.uncover(stage)
+
+
+def keys_on_two_and_one_imports(stage: broken.Scene) -> None:
+    keys_on_two(stage)
+    broken.setslot(stage.taker, stage.slot, "IMPORTING", stage.owner.id)
+
+
 @pytest.mark.family("valkey")
-def test_late_message_from_before_it_owned_the_slot_costs_no_key(engine: Engine) -> None:
+@pytest.mark.parametrize("make", [keys_on_two, keys_on_two_and_one_imports])
+def test_late_message_from_before_it_owned_the_slot_costs_no_key(
+    engine: Engine, make: Callable[[broken.Scene], None]
+) -> None:
     """A primary that imports a slot makes it its own when it reads that the owner does not claim
     it; the owner deletes its keys then. Here the owner's messages arrive late."""
     with Cluster.start(engine, 3, 0) as cluster:
         stage = broken.scene(cluster)
-        BY_NAME["uncovered_with_keys_on_two"].make(stage)
+        make(stage)
         with Forwarder(stage.taker.port + 10000, delay=0.2) as late:
             stage.taker.call("CONFIG", "SET", "cluster-announce-bus-port", late.port)
             wait_until(lambda: reaches(stage.owner, stage.taker, late.port), "the way by the delay")

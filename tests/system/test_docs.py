@@ -21,6 +21,8 @@ import pytest
 from tests.harness import broken, engines
 from tests.harness.cluster import Cluster, count_slots, parse_ranges
 from tests.harness.data import compare, digest, seed
+from tests.harness.node import Node
+from tests.harness.views import wait_until
 
 pytestmark = [pytest.mark.system, pytest.mark.slow]
 ROOT = Path(__file__).resolve().parents[2]
@@ -139,7 +141,9 @@ def test_every_command_of_the_page_works(
 def test_every_command_of_the_page_on_repairs_works(tmp_path: Path) -> None:
     """Each pair of a look and a repair in a state of its own."""
     with Cluster.start(engines.get("valkey-9.1"), 3, 1) as cluster:
-        commands = [line for block in blocks("fix") for line in block.text.splitlines() if line]
+        commands = [
+            line for block in blocks("fix")[:-1] for line in block.text.splitlines() if line
+        ]
         assert len(commands) == 4
         for number, state in ((0, broken.moving), (2, broken.uncovered_with_keys)):
             stage = broken.scene(cluster)
@@ -152,6 +156,27 @@ def test_every_command_of_the_page_on_repairs_works(tmp_path: Path) -> None:
             assert compare(stage.before, digest(cluster)) == []
             for node in cluster.primaries():
                 node.call("FLUSHALL")
+
+
+def test_lost_primary_is_given_up_as_the_page_on_repairs_says(tmp_path: Path) -> None:
+    """Its loop of redis-cli is done here as it stands: one FORGET for each other node."""
+    _id, loop, look, repair = blocks("fix")[-1].text.strip().splitlines()
+    assert "cluster forget $lost" in loop
+    with Cluster.start(engines.get("valkey-9.1"), 3, 0, spare=1, node_timeout_ms=1000) as cluster:
+        lost = cluster.nodes[2]
+        lost.kill()
+        wait_until(lambda: says_fail(cluster.nodes[0]), "its death")
+        refused = run(f"{translated(repair, cluster)} || true", tmp_path)
+        assert f"CLUSTER FORGET {lost.id}" in refused
+        for node in cluster.nodes[:2]:
+            node.call("CLUSTER", "FORGET", lost.id)
+        for command in (look, repair):
+            assert "| CHANGED =>" in run(translated(command, cluster), tmp_path)
+        cluster.wait_healthy(20, members=2)
+
+
+def says_fail(node: Node) -> bool:
+    return node.info("cluster-state")["cluster_state"] == "fail"
 
 
 def test_getting_started_works_when_pasted(tmp_path: Path) -> None:

@@ -37,8 +37,9 @@ class Play:
         return any(result.get("changed") for _name, result in self.results)
 
     def moves(self) -> list[dict[str, Any]]:
-        """All moves that its tasks report."""
-        return [move for _name, result in self.results for move in result.get("moves", ())]
+        """All moves that its tasks report, but for those that only check what comes later."""
+        told = [result for name, result in self.results if " : Check " not in f" : {name}"]
+        return [move for result in told for move in result.get("moves", ())]
 
 
 def environment(**extra: str) -> dict[str, str]:

@@ -54,8 +54,8 @@ def databases_of(cluster: Cluster, topology: Topology, node_id: str) -> list[int
 def count_keys(
     cluster: Cluster, topology: Topology, node_id: str, slots: t.Sequence[int]
 ) -> dict[int, int]:
-    """Keys of each slot in all databases. It means something only for slots that the node owns or
-    imports."""
+    """Keys of each slot in all databases. Of a node that hides keys it means something only for
+    slots that it owns or imports."""
     databases = databases_of(cluster, topology, node_id)
     counts = dict.fromkeys(slots, 0)
     server = cluster.server(node_id)
@@ -94,7 +94,8 @@ def let_old_news_pass(
     A Valkey primary takes over a slot that it imports, and the owner deletes its keys, when a
     message arrives in which the owner does not claim it (clusterUpdateSlotsConfigWith in
     cluster_legacy.c). Seen where slots went to and fro within 50 ms, and where a server got no
-    processor for a while: two answers show that a server has been round its event loop.
+    processor for a while: two answers show that a server has been round its event loop. `seconds`
+    is how long a message may be on its way; a later one is not kept off.
     """
     if not any(topology.reports[node].takes_over for node in importers):
         return

@@ -17,7 +17,8 @@ options:
   node:
     description:
       - The node that becomes a replica, by its id or as C(host:port).
-      - It has to be a member of the cluster, see M(keyslot.redis.redis_cluster_meet).
+      - It has to be a member of the cluster, see M(keyslot.redis.redis_cluster_meet). In check mode it can be an empty
+        server at C(host:port) that is to join.
     type: str
     required: true
   primary:

@@ -29,7 +29,6 @@ def test_faults_at_random_moments_lose_nothing_and_leave_nothing_open(engine: En
     rounds = list(run_engine(engine.name, SECONDS, SEED, FAULTS, baseline=False))
     print(tally.table(rounds))
     assert tally.wrongs(rounds) == []
-    assert rounds
     assert sum(done.writes for done in rounds) > 100
 
 

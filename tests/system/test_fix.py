@@ -47,6 +47,7 @@ CUT_STATES = (
     "third_node_hides_keys",
     "uncovered_with_keys_on_two",
     "two_owners",
+    "keys_on_two_and_one_imports",
 )
 
 
@@ -272,8 +273,7 @@ def tell_all_nodes_what_it_owns(node: Node) -> None:
 @pytest.mark.parametrize("name", CUT_STATES)
 def test_killed_after_any_command_the_next_run_finishes(cluster: Cluster, name: str) -> None:
     """The same state again and again, cut at other commands of the run."""
-    state, stage = made(cluster, name)
-    wish = dict(state.options)
+    wish, stage = made_to_be_cut(cluster, name)
     number = 0
     while True:
         number += EACH
@@ -285,9 +285,19 @@ def test_killed_after_any_command_the_next_run_finishes(cluster: Cluster, name: 
         assert_mended(stage)
         for node in cluster.primaries():
             node.call("FLUSHALL")
-        state, stage = made(cluster, name)
+        wish, stage = made_to_be_cut(cluster, name)
     assert number > EACH
     assert_mended(stage)
+
+
+def made_to_be_cut(cluster: Cluster, name: str) -> tuple[dict[str, str], broken.Scene]:
+    """The options with which it is mended, and the scene."""
+    if name == keys_on_two_and_one_imports.__name__:
+        stage = broken.scene(cluster)
+        keys_on_two_and_one_imports(stage)
+        return {"on_uncovered": "assign"}, stage
+    state, stage = made(cluster, name)
+    return dict(state.options), stage
 
 
 def test_killed_again_and_again_it_gets_there(cluster: Cluster) -> None:

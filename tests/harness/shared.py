@@ -34,6 +34,9 @@ class SharedCluster:
         self._cluster: Cluster | None = None
 
     def get(self, fresh: bool = False) -> Cluster:
+        """fresh: of new nodes, for tests in which an old owner comes back. A Redis 7.0 that has
+        seen an owner claim its slot no more goes on to yield that slot to anyone, even when it
+        owns it itself (redis #12564): such marks of earlier tests can't be seen."""
         if self._cluster and (fresh or not self._usable(self._cluster)):
             self.close()
         if self._cluster is None:

@@ -65,8 +65,7 @@ def cluster(shared: SharedCluster) -> Cluster:
 
 @pytest.fixture
 def unspoilt(shared: SharedCluster) -> Cluster:
-    """Its nodes bear no marks of earlier states: a Redis 7.0 that has seen an owner claim its slot
-    no more goes on to yield that slot to anyone, even when it owns it itself (redis #12564)."""
+    """Of nodes that have seen no other test: see SharedCluster.get."""
     return shared.get(fresh=True)
 
 
@@ -373,12 +372,12 @@ def fail_over(cluster: Cluster, node: Node, slot: int) -> Node:
     return copy
 
 
-def test_owner_fails_over_with_a_slot_open(cluster: Cluster) -> None:
+def test_owner_fails_over_with_a_slot_open(unspoilt: Cluster) -> None:
     """On Redis the new owner knows of no move, and the taker goes on naming the dead one."""
-    stage = broken.scene(cluster)
+    stage = broken.scene(unspoilt)
     broken.open_towards(stage, stage.taker)
     assert stage.taker.call("WAIT", 1, 3000) == 1
-    fail_over(cluster, stage.owner, stage.slot)
+    fail_over(unspoilt, stage.owner, stage.slot)
     assert_success(fix(stage).result())
     stage.owner.restart()
     assert_mended(stage)

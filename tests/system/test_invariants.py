@@ -60,6 +60,12 @@ def cluster(shared: SharedCluster) -> Cluster:
     return shared.get()
 
 
+@pytest.fixture
+def unspoilt(shared: SharedCluster) -> Cluster:
+    """The same, of nodes that have seen no other test: see SharedCluster.get."""
+    return shared.get(fresh=True)
+
+
 @pytest.fixture(scope="module")
 def shared_small(engine: Engine) -> Iterator[SharedCluster]:
     made = SharedCluster(lambda: Cluster.start(engine, 3, 1, slots=SMALL), small_as_made)
@@ -610,14 +616,14 @@ def fail_over(cluster: Cluster, node: Node) -> Node:
     return replica
 
 
-def test_source_fails_over_with_a_slot_open(cluster: Cluster) -> None:
-    stage = scene(cluster, keys=15)
+def test_source_fails_over_with_a_slot_open(unspoilt: Cluster) -> None:
+    stage = scene(unspoilt, keys=15)
     old = stage.source.id
     assert migrate(stage, stage_cut(stage, "some keys"), batch_size=5).was_killed()
     end_cached_sockets(stage)
     assert stage.target.call("WAIT", 1, 3000) == 1
-    promoted = fail_over(cluster, stage.source)
-    if cluster.engine.family == "redis":
+    promoted = fail_over(unspoilt, stage.source)
+    if unspoilt.engine.family == "redis":
         # It ignores gossip about the slot that it imports: what is to be healed here.
         assert owner_told_by(stage.target, stage.slot) == old
     assert_success(migrate(stage).result())
@@ -626,15 +632,15 @@ def test_source_fails_over_with_a_slot_open(cluster: Cluster) -> None:
     assert_moved(stage)
 
 
-def test_target_fails_over_with_a_slot_open(cluster: Cluster) -> None:
+def test_target_fails_over_with_a_slot_open(unspoilt: Cluster) -> None:
     """On Redis the promoted T has no marker, and S still sends to the dead one: while that is down
     the slot is named and nothing changes; when it is back, as a replica, the run finishes."""
-    stage = scene(cluster, keys=15)
+    stage = scene(unspoilt, keys=15)
     assert migrate(stage, stage_cut(stage, "some keys"), batch_size=5).was_killed()
     end_cached_sockets(stage)
-    old, promoted = stage.target, fail_over(cluster, stage.target)
+    old, promoted = stage.target, fail_over(unspoilt, stage.target)
     stage = replace(stage, target=promoted)
-    if cluster.engine.family == "redis":
+    if unspoilt.engine.family == "redis":
         message = assert_refused(migrate(stage), "is open", "redis_cluster_fix")
         assert any(f"slot {slot} " in message for slot in stage.slots)
     old.restart()

@@ -134,6 +134,7 @@ class Cluster:
             except (Unreachable, LostConnection) as exc:
                 reasons.append(str(exc))
                 continue
+            server = self._at_own_address(server, report)
             self._servers = {report.id: server, **self._servers}
             self._answered[report.id] = server
             return report
@@ -142,6 +143,23 @@ class Cluster:
             f"startup_nodes): {' '.join(reasons)} See that one of them runs, that its address is "
             f"right, and that {socket.gethostname()} can reach it."
         )
+
+    def _at_own_address(self, server: Server, report: Report) -> Server:
+        """The entry at the address that it announces, if that leads to it: a balancer, or a name
+        with several addresses, can lead to another node at the next connection."""
+        me = report.view.me
+        if not me.host or not me.port:
+            return server
+        own = self.dial(format_address(me.host, me.port), me.hostname)
+        if own.address == server.address:
+            return server
+        try:
+            self._same_node(own.report(), report.id)
+        except KeyslotError:
+            own.close()
+            return server
+        server.close()
+        return own
 
     def _ask_member(self, line: Line) -> Report:
         if line.id in self._dead and "fail" in line.flags:

@@ -134,6 +134,12 @@ class AssignGoal:
             if owner is not None and source is not None and owner not in (source, target):
                 strangers.setdefault((source, target, owner), []).append(slot)
         for (source, target, owner), slots in strangers.items():
+            if source == target:
+                raise OptionError(
+                    f"slots {', '.join(format_slots(slots))} had moved to {self.name(target)}, but "
+                    f"they are {self.name(owner)}'s by now: another run has begun in between. "
+                    "Nothing was moved since: see that it has ended, then run this one again."
+                )
             raise OptionError(
                 f"slots {', '.join(format_slots(slots))} should go from {self.name(source)} to "
                 f"{self.name(target)}, but they are {self.name(owner)}'s. Nothing was moved: "

@@ -46,6 +46,7 @@ from ansible_collections.keyslot.redis.plugins.module_utils._repair import (
     thaw_importers,
 )
 from ansible_collections.keyslot.redis.plugins.module_utils._slots import format_slots
+from ansible_collections.keyslot.redis.plugins.module_utils._stray_keys import keys_outside
 from ansible_collections.keyslot.redis.plugins.module_utils._topology import (
     Topology,
     version_tuple,
@@ -253,6 +254,8 @@ def _make_plan(
         check_one_way([*begun, *fresh], topology.name)
     check_present(topology, [*strays, *begun, *fresh])
     mover, warnings = _choose_mover(cluster, topology, fresh, movement)
+    if mover is not classic:
+        _check_nothing_hidden(cluster, topology, fresh)
     plan = Plan(
         running=running,
         strays=Part(classic, strays),
@@ -266,6 +269,19 @@ def _make_plan(
         probes = functools.partial(part.mover.probes, movement)
         check_nodes(cluster, topology, part.moves, probes)
     return replace(plan, key_counts=_count_keys(cluster, topology, plan.moves))
+
+
+def _check_nothing_hidden(cluster: Cluster, topology: Topology, moves: t.Sequence[Move]) -> None:
+    """Before it takes slots by the engine's way Redis deletes what a target still holds of them,
+    and Valkey 9.1 ends with an assertion (kvstore.c)."""
+    for node_id, keys in keys_outside(cluster, topology, {m.target for m in moves}).items():
+        if isinstance(keys, KeyslotError):
+            raise keys
+        raise Refused(
+            f"{topology.name(node_id)} holds {keys} keys outside its slots, which clients can't "
+            "see, and could lose them when the engine moves slots to it. Nothing was moved: repair "
+            "it with keyslot.redis.redis_cluster_fix, and do not restart that node."
+        )
 
 
 def _count_keys(cluster: Cluster, topology: Topology, moves: t.Sequence[Move]) -> dict[int, int]:

@@ -14,9 +14,9 @@ from contextlib import suppress
 
 from ansible_collections.keyslot.redis.plugins.module_utils._cluster import Cluster, told_ok
 from ansible_collections.keyslot.redis.plugins.module_utils._errors import (
-    KeyslotError,
     LostConnection,
     Refused,
+    ReplyError,
 )
 from ansible_collections.keyslot.redis.plugins.module_utils._plan import Goal
 from ansible_collections.keyslot.redis.plugins.module_utils._resp import Reply
@@ -45,9 +45,11 @@ def databases_of(cluster: Cluster, topology: Topology, node_id: str) -> list[int
         return [0]
     found = [0]
     while True:
-        replies = cluster.server(node_id).pipeline([("SELECT", len(found)), ("SELECT", 0)])
-        if isinstance(replies[0], KeyslotError):
-            return found
+        reply = cluster.server(node_id).pipeline([("SELECT", len(found)), ("SELECT", 0)])[0]
+        if isinstance(reply, ReplyError):
+            if "out of range" in reply.text:
+                return found
+            raise reply  # who may not see a database would lose its keys
         found.append(len(found))
 
 
@@ -112,8 +114,9 @@ def let_old_news_pass(
 def clear_stale(cluster: Cluster, topology: Topology, stale: t.Iterable[OpenSlot]) -> None:
     """STABLE for markers on nodes that hold no key of the slot, and on owners.
 
-    A node that hides keys imports the slot first, to count them. Raises Refused, and leaves the
-    marker, where there are keys.
+    A node that hides keys imports the slot first, to count them. One that has not heard yet that it
+    lost the slot is told: without its marker it would take writes, and delete them when it hears.
+    Raises Refused, and leaves the marker, where there are keys.
     """
     for marker in stale:
         server = cluster.server(marker.node)
@@ -121,7 +124,11 @@ def clear_stale(cluster: Cluster, topology: Topology, stale: t.Iterable[OpenSlot
         if marker.node == owner:
             server.call("CLUSTER", "SETSLOT", marker.slot, "STABLE")
             continue
-        hides = topology.reports[marker.node].hides_keys
+        report = topology.reports[marker.node]
+        if owner is not None and report.view.owners[marker.slot] == marker.node:
+            server.call("CLUSTER", "SETSLOT", marker.slot, "NODE", owner)
+            continue
+        hides = report.hides_keys
         if hides and marker.kind == "migrating" and owner is not None:
             server.call("CLUSTER", "SETSLOT", marker.slot, "IMPORTING", owner)
         keys = count_keys(cluster, topology, marker.node, [marker.slot])[marker.slot]
@@ -190,8 +197,8 @@ def thaw_importers(
     marker was `cleared`.
 
     A Redis node ignores gossip about a slot that it imports: after a failover of the source it
-    keeps the old owner and may say that the cluster is down. STABLE lets it hear the news; the
-    keys stay, hidden until it imports the slot again, at once.
+    keeps the old owner and may say that the cluster is down. NODE tells it the news; its mark
+    stays, without which its keys would be hidden if we died here.
     """
     frozen = [
         (source, target, slot)
@@ -202,13 +209,11 @@ def thaw_importers(
     healing.update((marker.node, marker.slot) for marker in cleared)
     if told_ok(topology) is None or not _explained(topology, healing):
         return topology
-    for _source, target, slot in frozen:
-        cluster.server(target).call("CLUSTER", "SETSLOT", slot, "STABLE")
-    try:
-        cluster.wait(wait_timeout, told_ok, "agreement on the owners of the open slots")
-    finally:
-        for source, target, slot in frozen:
-            cluster.server(target).call("CLUSTER", "SETSLOT", slot, "IMPORTING", source)
+    for source, target, slot in frozen:
+        cluster.server(target).call("CLUSTER", "SETSLOT", slot, "NODE", source)
+    cluster.wait(wait_timeout, told_ok, "agreement on the owners of the open slots")
+    for source, target, slot in frozen:
+        cluster.server(target).call("CLUSTER", "SETSLOT", slot, "IMPORTING", source)
     return cluster.observe()
 
 

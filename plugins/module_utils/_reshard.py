@@ -79,9 +79,10 @@ class Outcome:
 
     @property
     def slots_left(self) -> set[int]:
-        """Slots of the plan that have not moved."""
-        planned = {slot for move in self.plan.moves for slot in move.slots}
-        return planned.difference(slot for lane in self.lanes for slot in lane.slots_done)
+        """Slots of the plan that have not moved, or not all of their way."""
+        planned = {(m.source, m.target, slot) for m in self.plan.moves for slot in m.slots}
+        done = {(la.move.source, la.move.target, s) for la in self.lanes for s in la.slots_done}
+        return {slot for _source, _target, slot in planned - done}
 
 
 def reshard(cluster: Cluster, make_goal: MakeGoal, movement: Movement, check_mode: bool) -> Outcome:

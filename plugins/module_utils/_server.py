@@ -408,10 +408,16 @@ def in_databases(databases: t.Sequence[int], commands: t.Sequence[Command]) -> l
 
 
 def by_database(databases: t.Sequence[int], replies: list[Reply]) -> list[list[Reply]]:
-    """The replies to `in_databases`, a list a database, without those to SELECT."""
+    """The replies to `in_databases`, a list a database, without those to SELECT.
+
+    Raises ReplyError for one that was refused: what follows it went to another database.
+    """
     if list(databases) == [0]:
         return [replies]
     size = (len(replies) - 1) // len(databases)
+    for reply in replies[::size]:
+        if isinstance(reply, ReplyError):
+            raise reply
     return [replies[i * size + 1 : (i + 1) * size] for i in range(len(databases))]
 
 

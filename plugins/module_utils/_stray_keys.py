@@ -43,13 +43,16 @@ _MOVING = (
 )
 
 
-def keys_outside(cluster: Cluster, topology: Topology) -> dict[str, int | KeyslotError]:
-    """Node -> how many keys it holds besides those of slots that it owns or imports, of the
-    primaries that hold such keys, or do not let us ask.
+def keys_outside(
+    cluster: Cluster, topology: Topology, nodes: t.Collection[str] | None = None
+) -> dict[str, int | KeyslotError]:
+    """Node -> how many keys it holds besides those of slots that it owns or imports, of those
+    nodes (else of all primaries) that hold such keys, or do not let us ask.
 
     Looks twice, because clients write meanwhile: keys that nobody can reach do not get fewer.
     """
-    asked = [line.id for line in topology.primaries if _may_hide(topology.reports.get(line.id))]
+    wanted = [line.id for line in topology.primaries] if nodes is None else nodes
+    asked = [node for node in wanted if _may_hide(topology.reports.get(node))]
 
     def look(node: str) -> int:
         return _outside(cluster, topology.reports[node])

@@ -192,10 +192,14 @@ class Report:
         return not is_replica or self.info.get("master_link_status") == "up"
 
     @property
+    def passes_marks(self) -> bool:
+        """Whether its replicas are told of its open slots (valkey #445)."""
+        return self.family == "valkey" and version_tuple(self.version) >= (8, 0)
+
+    @property
     def setslot_waits(self) -> bool:
         """Whether SETSLOT is answered only when the replicas have it (valkey #445)."""
-        modern = self.family == "valkey" and version_tuple(self.version) >= (8, 0)
-        return modern and self.number("connected_slaves") > 0
+        return self.passes_marks and self.number("connected_slaves") > 0
 
     @property
     def hides_keys(self) -> bool:
@@ -274,6 +278,13 @@ class Topology:
         for report in self.reports.values():
             lines[report.id] = _own_line(report, lines.get(report.id, report.view.me))
         return lines
+
+    def known_as(self, node_id: str, to: str) -> tuple[str, int]:
+        """(host, port) by which one node knows another. What that one says of itself can be of the
+        time before its last start: only the others learn a new address by themselves."""
+        line = self.reports[to].view.lines.get(node_id)
+        line = line if line and line.host and line.port else self.lines[node_id]
+        return line.host, line.port
 
     def without(self, node_ids: t.Collection[str]) -> Topology:
         """What the other nodes say, as if these could not be asked."""

@@ -111,10 +111,21 @@ class Plan:
     def keys(self) -> int:
         return sum(move["key_count"] for move in self.moves)
 
-    def as_option(self) -> list[Result]:
+    def as_option(self, done: t.Collection[int]) -> list[Result]:
         """For the option `moves`. The sources are guards: a slot that is found elsewhere than on
-        its source or its target stops the run."""
-        return [{name: move[name] for name in ("slots", "source", "target")} for move in self.moves]
+        its source or its target stops the run, and so does one that has moved and is not there any
+        more, because its source is the target by now."""
+        wanted = []
+        for move in self.moves:
+            parts: dict[str, list[int]] = {move["source"]: [], move["target"]: []}
+            for slot in parse_slots(move["slots"]):
+                parts[move["target" if slot in done else "source"]].append(slot)
+            wanted += [
+                {"slots": format_slots(slots), "source": source, "target": move["target"]}
+                for source, slots in parts.items()
+                if slots
+            ]
+        return wanted
 
 
 @dataclass
@@ -198,6 +209,9 @@ class Sliced:
             if not told["moving"]:
                 self._moving_since = now
             self._go_on()
+        if "moves" in self.args and self.plan.moves:
+            done = {slot for move in self.moves() for slot in parse_slots(move["slots"])}
+            self.args["moves"] = self.plan.as_option(done.difference(parse_slots(told["todo"])))
         if told["fell_back"]:
             self.args["method"] = "classic"
 
@@ -208,7 +222,7 @@ class Sliced:
         if name[2] in PLANNERS:
             self.module = f"{name[0]}{name[1]}{CARRIER}"
             self.args = {name: value for name, value in self.args.items() if name in KEPT}
-            self.args["moves"] = self.plan.as_option()
+            self.args["moves"] = []
 
     # The result
 
@@ -258,7 +272,8 @@ class Sliced:
                 merged[way] = dict(move)
                 continue
             known = merged[way]
-            known["slots"] = format_slots(parse_slots([*known["slots"], *move["slots"]]))
+            slots = {*parse_slots(known["slots"]), *parse_slots(move["slots"])}
+            known["slots"] = format_slots(slots)
             for name in ("slot_count", "key_count"):
                 known[name] += move[name]
             known["elapsed"] = round(known["elapsed"] + move["elapsed"], 3)

@@ -22,6 +22,7 @@ from types import TracebackType
 from typing import Any
 
 from tests.harness.ansible import ROOT, environment, result_of
+from tests.harness.node import Node
 
 # What runs in the module's own process before the module does.
 _WALL = """
@@ -96,11 +97,15 @@ class Forwarder:
                 end.shutdown(socket.SHUT_RDWR)
             end.close()
 
+    def _next(self) -> int:
+        """The port to which the next connection is passed on."""
+        return self._to
+
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
             while True:
                 ours, _address = self._listener.accept()
-                theirs = socket.create_connection(("127.0.0.1", self._to))
+                theirs = socket.create_connection(("127.0.0.1", self._next()))
                 self._sockets += [ours, theirs]
                 for pair in ((ours, theirs), (theirs, ours)):
                     threading.Thread(target=self._pass_on, args=pair, daemon=True).start()
@@ -113,3 +118,19 @@ class Forwarder:
         for end in (source, target):
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
+
+
+class Balancer(Forwarder):
+    """Passes each connection on to the next one of the nodes, as a service of Kubernetes does."""
+
+    def __init__(self, nodes: Sequence[Node]) -> None:
+        super().__init__(nodes[0].port)
+        self._ports = [node.port for node in nodes]
+        self._turn = 0
+
+    def begin_with(self, node: Node) -> None:
+        self._turn = self._ports.index(node.port)
+
+    def _next(self) -> int:
+        self._turn += 1
+        return self._ports[(self._turn - 1) % len(self._ports)]

@@ -23,10 +23,10 @@ from typing import Any
 import pytest
 import redis
 
-from tests.harness import data, engines
+from tests.harness import broken, data, engines
 from tests.harness.clients import LiveClients
 from tests.harness.cluster import Cluster
-from tests.harness.cutting import Cut, Run, start
+from tests.harness.cutting import Cut, Run, run, start
 from tests.harness.engines import Engine
 from tests.harness.node import Node
 from tests.harness.shared import SharedCluster, followed
@@ -393,6 +393,32 @@ def test_with_several_databases_the_classic_way_moves_the_keys_of_all(able: Engi
         after = data.digest(cluster)
         assert data.compare(stage.before, {n: after[n] for n in stage.before if n in after}) == []
         assert_owned_by(stage, stage.target)
+
+
+@pytest.mark.family("valkey")
+def test_databases_that_the_user_may_not_see_are_not_left_behind(able: Engine) -> None:
+    with Cluster.start(able, 3, 0, databases=4) as cluster:
+        stage = scene(cluster)
+        with mover(cluster, "-config|get", "resetdbs", "db=0"):
+            for method in ("auto", "classic"):
+                refused = migrate(stage, **LOGIN, method=method)
+                assert_failed(refused.result(), "NOPERM", "alldbs")
+                assert changes(refused.trace) == []
+        assert_whole(stage)
+
+
+def test_target_that_hides_keys_of_the_slots_is_refused(able: Engine) -> None:
+    """Redis would delete them, and Valkey 9.1 would crash; a repair brings them home first."""
+    with Cluster.start(able, 3, 0) as cluster:
+        state = broken.scene(cluster)
+        broken.hide(state, state.taker, 5)
+        goal = {**connection(state.other), "slots": [str(state.slot)], "target": state.taker.id}
+        refused = start("redis_slot_migrate", goal)
+        assert_failed(refused.result(), state.taker.address, "holds 5 keys", "redis_cluster_fix")
+        assert changes(refused.trace) == []
+        assert_success(run("redis_cluster_fix", connection(state.other)), "classic")
+        assert_success(run("redis_slot_migrate", goal), "atomic")
+        wait_until(lambda: data.compare(state.before, data.digest(cluster)) == [], "all keys")
 
 
 # Death in mid-job

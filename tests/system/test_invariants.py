@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
+import redis
 
 from tests.harness import data, engines
 from tests.harness.cluster import Cluster, parse_nodes
@@ -650,7 +651,85 @@ def test_target_fails_over_with_a_slot_open(unspoilt: Cluster) -> None:
     assert_moved(stage)
 
 
+@pytest.mark.family("redis")
+def test_killed_while_it_tells_the_target_of_a_failover_the_keys_stay_in_sight(
+    unspoilt: Cluster,
+) -> None:
+    """T goes on naming the dead S, and is told the new owner; T's mark has to outlive that."""
+    stage = scene(unspoilt, keys=15)
+    assert migrate(stage, stage_cut(stage, "some keys"), batch_size=5).was_killed()
+    end_cached_sockets(stage)
+    assert stage.target.call("WAIT", 1, 3000) == 1
+    promoted = fail_over(unspoilt, stage.source)
+    held = stage.target.call("CLUSTER", "COUNTKEYSINSLOT", stage.slot)
+    assert held
+    told = Cut(on(stage.target, rf"CLUSTER SETSLOT {stage.slot} (NODE|STABLE)"), "kill after")
+    assert migrate(stage, told).was_killed()
+    assert stage.target.call("CLUSTER", "COUNTKEYSINSLOT", stage.slot) == held
+    assert_success(migrate(stage, method="auto").result())
+    assert markers(promoted, stage.target, stage.other) == []
+    stage.source.restart()
+    assert_moved(stage)
+
+
+@pytest.mark.family("redis")
+def test_source_that_fails_over_after_the_count_loses_no_write(unspoilt: Cluster) -> None:
+    """The new owner knows of no move, and takes writes. A late claim would delete them."""
+    stage = scene(unspoilt, slots=1)
+    again = Cut(setslot(stage.target, "IMPORTING"), "hold", 2)
+    attempt = migrate(stage, again, wait_timeout=5)
+    attempt.wait_held()
+    promoted = fail_over(unspoilt, stage.source)
+    names = [stage.tag + b"new:%d" % number for number in range(20)]
+    for name in names:
+        promoted.call("SET", name, "v")
+    attempt.go()
+    assert attempt.result()["failed"]
+    time.sleep(2)
+    assert promoted.call("EXISTS", *names) == len(names)
+    assert owner_told_by(promoted, stage.slot) == promoted.id
+    stage.source.restart()
+    wait_until(lambda: me(stage.source).primary_id == promoted.id, "the old S follows")
+    assert_success(migrate(stage).result())
+    unspoilt.wait_healthy(20)
+    found = data.digest(unspoilt)
+    assert set(names) < set(found)
+    assert data.compare(stage.before, {n: found[n] for n in stage.before if n in found}) == []
+
+
+def test_last_slot_is_counted_within_the_guard(small: Cluster) -> None:
+    """CONFIG SET on a replica that stands still takes long: the count would be old by then."""
+    stage = drained(small)
+    attempt = start("redis_cluster_rebalance", drain_options(stage))
+    assert_success(attempt.result())
+    order = [
+        line
+        for line in attempt.trace
+        if re.search(r"CONFIG SET cluster-allow-replica-migration no|COUNTKEYSINSLOT", line)
+    ]
+    assert re.search("COUNTKEYSINSLOT", order[-1])
+    assert any("CONFIG SET" in line for line in order)
+    give_back(stage)
+
+
 # 4.3, 4.9: markers that a run finds
+
+
+@pytest.mark.family("valkey-8.1")
+def test_source_that_has_not_heard_of_its_loss_takes_no_writes(engine: Engine) -> None:
+    """Without its mark it would serve the slot again, and delete what it took when it hears."""
+    with Cluster.start(engine, 3, 0, node_timeout_ms=30000) as cluster:
+        stage = scene(cluster, slots=1)
+        stage.source.call("DEBUG", "DROP-CLUSTER-PACKET-FILTER", -2)
+        assert migrate(stage, Cut(setslot(stage.source, "NODE"), "kill before")).was_killed()
+        time.sleep(0.5)
+        assert owner_told_by(stage.source, stage.slot) == stage.source.id
+        migrate(stage, wait_timeout=5).result()
+        with pytest.raises((redis.exceptions.MovedError, redis.exceptions.AskError)):
+            stage.source.call("SET", stage.tag + b"new", "v")
+        stage.source.call("DEBUG", "DROP-CLUSTER-PACKET-FILTER", -1)
+        assert_success(migrate(stage).result())
+        assert_moved(stage)
 
 
 def test_stale_migrating_marker_on_a_node_that_is_no_owner(cluster: Cluster) -> None:

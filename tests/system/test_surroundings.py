@@ -19,11 +19,12 @@ import pytest
 
 from tests.harness import data, processes
 from tests.harness.cluster import Cluster, parse_nodes
-from tests.harness.cutting import run
+from tests.harness.cutting import Cut, run, start
 from tests.harness.engines import Engine
 from tests.harness.node import Node
 from tests.harness.refusal import FORGET, INFO, MEET, MIGRATE, REBALANCE, REPLICATE, assert_refused
-from tests.harness.walled import Forwarder, run_walled
+from tests.harness.views import me
+from tests.harness.walled import Balancer, Forwarder, run_walled
 
 pytestmark = [pytest.mark.system, pytest.mark.stand_for_all("valkey-9.1", "redis-7.0")]
 
@@ -333,6 +334,46 @@ def test_name_of_several_members_is_ambiguous(engine: Engine) -> None:
                 assert done(MIGRATE, at(first, **wish, method="classic"))["slots_moved"] == 1
     finally:
         processes.release_port(port)
+
+
+def test_balancer_as_the_entry_leads_each_command_to_its_node(engine: Engine) -> None:
+    """Each connection to it leads to another node: what is meant for one must not reach the next,
+    even after the first connection is lost."""
+    with Cluster.start(engine, 3, 1) as cluster, Balancer(cluster.nodes) as balancer:
+        data.seed(cluster, 200)
+        before = data.digest(cluster)
+        options = {"login_host": "127.0.0.1", "login_port": balancer.port, "method": "classic"}
+        for source, target in ((0, 1), (1, 0)):
+            balancer.begin_with(cluster.nodes[target])
+            wish = {"slots": ["0-19"], "target": cluster.nodes[target].id}
+            lost = Cut(r"CLUSTER SETSLOT \d+ IMPORTING", "lose")
+            result = start(MIGRATE, {**options, **wish}, lost).result()
+            assert not result.get("failed"), result["msg"]
+            assert result["slots_moved"] == 20, (source, target)
+        cluster.wait_healthy(20)
+        assert data.compare(before, data.digest(cluster)) == []
+
+
+def test_target_that_came_back_with_another_ip_gets_its_keys(engine: Engine) -> None:
+    """It still says its old one of itself; the others have heard the new one."""
+    with Cluster.start(engine, 3, 0) as cluster:
+        source, target, _other = cluster.nodes
+        target.stop()
+        config = target.folder / "server.conf"
+        told = config.read_text(encoding="utf-8")
+        there = "bind 127.0.0.9\nbind-source-addr 127.0.0.9"
+        assert "bind 127.0.0.1\n" in told
+        config.write_text(told.replace("bind 127.0.0.1", there, 1), encoding="utf-8")
+        target.host = "127.0.0.9"
+        target.spawn()
+        target.wait_ready()
+        cluster.wait_healthy(30)
+        assert me(target).address == f"127.0.0.1:{target.port}"
+        data.seed(cluster, 200)
+        before = data.digest(cluster)
+        moved = done(MIGRATE, at(source, slots=["0-19"], target=target.id, method="classic"))
+        assert moved["slots_moved"] == 20
+        assert data.compare(before, data.digest(cluster)) == []
 
 
 def test_unknown_name_is_told(cluster: Cluster) -> None:

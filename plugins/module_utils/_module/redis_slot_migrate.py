@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.keyslot.redis.plugins.module_utils import _slice
 from ansible_collections.keyslot.redis.plugins.module_utils._cluster import Cluster
 from ansible_collections.keyslot.redis.plugins.module_utils._errors import OptionError
 from ansible_collections.keyslot.redis.plugins.module_utils._module._common import Params
@@ -36,7 +37,8 @@ def make_goal(
     for move in wanted:
         target = topology.require_primary(cluster.find(move["target"], topology), "target")
         source = cluster.find(move["source"], topology) if move.get("source") else None
-        if source == target:
+        # A slice says so of what the slices before it have moved: it has to be there still.
+        if source == target and not _slice.current():
             raise OptionError(f"{topology.name(target)} is both the source and the target.")
         slots = parse_slots(move["slots"])
         if not slots:

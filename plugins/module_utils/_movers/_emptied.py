@@ -38,15 +38,11 @@ def kept_as_primary(lane: Lane) -> t.Iterator[None]:
     reports = lane.topology.reports
     on = [node for node in family if node in reports and reports[node].config.get(OPTION) != "no"]
     changed = _set(lane, on, "no")
-    gone = True
     try:
         try:
             yield
-        except KeyslotError:
-            gone = _has_taken(lane)
-            raise
         finally:
-            if changed and gone:
+            if changed and (not lane.donor.slots_left or _has_taken(lane)):
                 _wait_until_known(lane, changed)
     finally:
         _set(lane, changed, "yes")

@@ -184,13 +184,13 @@ def _move_once(lane: Lane, paces: _Paces, slots: list[int]) -> str | None:
     fit = [slot for slot in slots if slot not in untouched]
     stuck: dict[int, str] = {}
     if fit:
-        heard = _open(lane, paces, fit)
+        _open(lane, paces, fit)
         search = {slot for slot in fit if lane.key_counts[slot] > MANY_KEYS}
         while fit:
             known = {slot: keys.get(slot, []) for slot in fit}
             stuck.update(_drain(lane, paces, known, search))
             fit = [slot for slot in fit if slot not in stuck]
-            fit = _commit(lane, paces, fit, heard) if fit else []
+            fit = _commit(lane, paces, fit) if fit else []
             keys, search = {}, set(fit)
     return " ".join([*untouched.values(), *_left_open(lane, stuck)]) or None
 
@@ -309,21 +309,16 @@ def _without_replicas(errors: t.Mapping[int, ReplyError]) -> list[int]:
     return [slot for slot, error in errors.items() if error.code == "NOREPLICAS"]
 
 
-def _open(lane: Lane, paces: _Paces, slots: list[int]) -> _Epochs:
+def _open(lane: Lane, paces: _Paces, slots: list[int]) -> None:
     """The target first: else the source would send clients to a node that sends them back. Of empty
-    slots it alone, because the count before the commit marks them on the source.
-
-    Returns the target's epochs.
-    """
+    slots it alone, because the count before the commit marks them on the source."""
     if lane.stray:
         _mark_strays(lane, paces, slots)
-        return _Epochs(0, 0)
+        return
     importing, migrating = ("IMPORTING", lane.move.source), ("MIGRATING", lane.move.target)
-    errors, replies = _setslot(lane, paces, lane.target, slots, importing, [_INFO])
-    _no_errors(lane, errors)
+    _no_errors(lane, _setslot(lane, paces, lane.target, slots, importing)[0])
     if any(lane.key_counts[slot] for slot in slots):
         _no_errors(lane, _setslot(lane, paces, lane.source, slots, migrating)[0])
-    return _epochs(replies[0])
 
 
 def _mark_strays(lane: Lane, paces: _Paces, slots: list[int]) -> None:
@@ -444,11 +439,11 @@ def _fitting(lane: Lane, keys: list[Key], most_keys: int, most_bytes: int) -> li
 
 def _migrate(lane: Lane, keys: list[Key], timeout: int) -> list[t.Any]:
     """MIGRATE without REPLACE, always: with it, a RESTORE that comes late brings back old values.
-    The address is the one the nodes know each other by."""
-    line = lane.topology.lines[lane.move.target]
+    The address is the one by which the source knows the target."""
+    host, port = lane.topology.known_as(lane.move.target, lane.move.source)
     names = [name for _db, name, _size in keys]
     auth = lane.cluster.login.migrate_auth
-    return ["MIGRATE", line.host, line.port, "", keys[0][0], timeout, *auth, "KEYS", *names]
+    return ["MIGRATE", host, port, "", keys[0][0], timeout, *auth, "KEYS", *names]
 
 
 def _send_burst(
@@ -482,26 +477,23 @@ def _take_reply(lane: Lane, slot: int, part: list[Key], reply: Reply) -> str | N
 # --- the commit ---------------------------------------------------------------------------------
 
 
-def _commit(lane: Lane, paces: _Paces, slots: list[int], heard: _Epochs) -> list[int]:
+def _commit(lane: Lane, paces: _Paces, slots: list[int]) -> list[int]:
     """Hands the slots over; returns those that hold keys again, to be drained once more.
 
-    `heard` are epochs that the target has told since the slots were opened. The source's very
-    last slot goes alone: a Redis node turns into a replica of one that owns exactly what it has
-    just lost.
+    The source's very last slot goes alone: a Redis node turns into a replica of one that owns
+    exactly what it has just lost.
     """
     if lane.stray:
         return _release(lane, paces, slots)
     with lane.donor.lock:
-        left, theirs = _count_left(lane, paces, slots)
-        ready = [slot for slot in slots if slot not in left]
-        if ready:
-            _wait_for_epoch(lane, theirs, heard)
-        if len(ready) == lane.donor.slots_left:
-            _hand_over(lane, paces, ready[:-1], theirs)
-            with kept_as_primary(lane):
-                _hand_over(lane, paces, ready[-1:], theirs)
-        else:
-            _hand_over(lane, paces, ready, theirs)
+        may_take_last = len(slots) == lane.donor.slots_left
+        with kept_as_primary(lane) if may_take_last else contextlib.nullcontext():
+            counted = time.monotonic()
+            left, theirs = _count_left(lane, paces, slots)
+            ready = [slot for slot in slots if slot not in left]
+            takes_last = len(ready) == lane.donor.slots_left
+            for part in (ready[:-1], ready[-1:]) if takes_last else (ready,):
+                _hand_over(lane, paces, part, theirs, counted)
     return left
 
 
@@ -533,12 +525,12 @@ def _count_left(lane: Lane, paces: _Paces, slots: list[int]) -> tuple[list[int],
     return sorted(left), _epochs(replies[-1]).own
 
 
-def _hand_over(lane: Lane, paces: _Paces, slots: list[int], theirs: int) -> None:
+def _hand_over(lane: Lane, paces: _Paces, slots: list[int], theirs: int, counted: float) -> None:
     """NODE on the target, whose epoch is above the source's, then on the source and the others."""
     todo = slots
     deadline = time.monotonic() + lane.movement.wait_timeout
     while todo:
-        errors, heard = _claim(lane, paces, todo, theirs)
+        errors, heard = _claim(lane, paces, todo, theirs, counted)
         _outrank(lane, theirs, heard)
         todo = _without_replicas(errors) if time.monotonic() < deadline else []
         _no_errors(lane, {slot: e for slot, e in errors.items() if slot not in todo})
@@ -549,23 +541,31 @@ def _hand_over(lane: Lane, paces: _Paces, slots: list[int], theirs: int) -> None
 
 
 def _claim(
-    lane: Lane, paces: _Paces, slots: list[int], theirs: int
+    lane: Lane, paces: _Paces, slots: list[int], theirs: int, counted: float
 ) -> tuple[dict[int, ReplyError], _Epochs]:
     """The target becomes the owner: the slots that it did not take, and its epochs then.
 
     Its marker is set again right before: without it NODE does not raise the epoch, gossip gives
-    the slot back to the source and the target deletes the keys. Where the two can't go in one
-    pipeline, the epoch is raised before.
+    the slot back to the source and the target deletes the keys.
     """
     server, marker = lane.target, ("IMPORTING", lane.move.source)
-    nodes = _setslots(slots, "NODE", lane.move.target)
-    if server.ways == 1:
-        errors, replies = _setslot(lane, paces, server, slots, marker, [*nodes, _INFO])
-        return {**_errors(slots, replies), **errors}, _epochs(replies[-1])
     errors, replies = _setslot(lane, paces, server, slots, marker, [_INFO])
     _no_errors(lane, errors)
     _outrank(lane, theirs, _epochs(replies[0]))
-    return _errors(slots, server.scatter(nodes)), _epochs(server.call(*_INFO))
+    _check_age(lane, counted)
+    nodes = _setslots(slots, "NODE", lane.move.target)
+    if server.ways > 1:
+        return _errors(slots, server.scatter(nodes)), _epochs(server.call(*_INFO))
+    replies = lane.step(server, [*nodes, _INFO], (paces.slots, len(slots)))
+    return _errors(slots, replies), _epochs(replies[-1])
+
+
+def _check_age(lane: Lane, counted: float) -> None:
+    """A replica of the source that has become the owner since the keys were `counted` has no marker
+    on Redis: it would take writes, and delete them at our claim."""
+    keeps_marks = lane.topology.reports[lane.move.source].passes_marks
+    if not keeps_marks and time.monotonic() - counted > lane.node_timeout / 2:
+        raise _Uncertain(f"{lane.name}: too much time went by since the keys left were counted.")
 
 
 def _is_replica_now(error: ReplyError) -> bool:
@@ -593,7 +593,7 @@ def _epochs(reply: Reply) -> _Epochs:
 
 def _outrank(lane: Lane, theirs: int, heard: _Epochs) -> None:
     """Makes sure that the target's claim beats the source's, at `theirs`: raises its epoch, of
-    which `heard` tells, unless NODE has done that already."""
+    which `heard` tells, unless it is high enough already."""
     _wait_for_epoch(lane, theirs, heard)
     for _try in range(3):
         if heard.own > theirs:
@@ -637,7 +637,7 @@ def _resume(lane: Lane, slots: list[int]) -> list[int]:
             takes_last = len(done) == lane.donor.slots_left
             with kept_as_primary(lane) if takes_last else contextlib.nullcontext():
                 lane.source.pipeline(_setslots(done, "NODE", lane.move.target))
-            _finish(lane, done)
+                _finish(lane, done)
     return [slot for slot in slots if slot not in owned]
 
 
@@ -679,7 +679,8 @@ def _late_clients(lane: Lane, strict: bool) -> list[str]:
     finally:
         probe.close()
     lane.source.call("PING")
-    hosts = {lane.topology.lines[lane.move.source].host, lane.source.host}
+    known_as = lane.topology.known_as(lane.move.source, lane.move.target)[0]
+    hosts = {lane.topology.lines[lane.move.source].host, known_as, lane.source.host}
     commands = ("restore-asking", "restore", *(("null", "auth", "select") if strict else ()))
     late = []
     for line in text(clients).splitlines():

@@ -16,6 +16,7 @@ from ansible_collections.keyslot.redis.plugins.module_utils._slice import (
     seal,
     unseal,
 )
+from ansible_collections.keyslot.redis.plugins.module_utils._slots import parse_slots
 from ansible_collections.keyslot.redis.plugins.plugin_utils import _slices
 
 A, B, C = "a1" * 20, "b1" * 20, "c1" * 20
@@ -207,16 +208,34 @@ def test_all_later_slices_carry_out_the_first_ones_plan_and_ask_for_nothing_else
     cluster = Cluster()
     cluster.run(max_slots=1000, drain=["x"], max_pause_ms=3, become_what="may")
     assert cluster.asked[0][0] == "ns.coll.redis_cluster_rebalance"
-    plan = [
-        {"slots": ["0-499"], "source": A, "target": C},
-        {"slots": ["500-999"], "source": B, "target": C},
-    ]
+    targets = []
     for module, args, part in cluster.asked[1:]:
         assert module == "ns.coll.redis_slot_migrate"
         assert set(args) == {"login_host", "login_password", "max_pause_ms", "moves", "max_seconds"}
-        assert args["moves"] == plan
         assert not part.first
+        targets.append({s: m["target"] for m in args["moves"] for s in parse_slots(m["slots"])})
+    assert targets == [dict.fromkeys(range(1000), C)] * len(targets)
     assert len({part.token for _module, _args, part in cluster.asked}) == 1
+
+
+def test_a_slot_that_has_moved_has_to_be_on_its_target_still_and_any_other_on_its_source() -> None:
+    cluster = Cluster()
+    cluster.run()
+    moved = []
+    for _module, args, _part in cluster.asked[1:]:
+        sources = {s: m["source"] for m in args["moves"] for s in parse_slots(m["slots"])}
+        moved.append({slot for slot, source in sources.items() if source == C})
+        rest = sources.keys() - moved[-1]
+        assert {slot: sources[slot] for slot in rest} == {s: A if s < 500 else B for s in rest}
+    assert not moved[0]
+    assert all(earlier < later for earlier, later in zip(moved, moved[1:]))
+
+
+def test_slots_that_move_twice_on_the_same_way_are_told_once() -> None:
+    cluster = Cluster()
+    sliced = _slices.Sliced("redis_slot_migrate", {}, 0.0)
+    sliced.told = [{"moves": [cluster._move((A, C), slots)]} for slots in ([0, 1, 2], [1, 2, 3])]
+    assert [move["slots"] for move in sliced.moves()] == [["0-3"]]
 
 
 def test_a_module_whose_plan_is_not_all_is_run_again_as_it_is() -> None:

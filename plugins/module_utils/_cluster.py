@@ -120,12 +120,13 @@ class Cluster:
         return lambda node_id: self._ask_member(lines[node_id])
 
     def _ask_entry(self) -> Report:
-        known = next(iter(self._servers.items()), None)
+        # Several threads may observe at once: a copy, and no surprise if it is gone by now.
+        known = next(iter([*self._servers.items()]), None)
         if known is not None:
             try:
                 return self._same_node(known[1].report(), known[0])
             except (Unreachable, LostConnection):
-                del self._servers[known[0]]
+                self._servers.pop(known[0], None)
         reasons = []
         for address in self.entries:
             server = self.dial(address)

@@ -297,6 +297,7 @@ def check_can_replicate(topology: Topology, node_id: str, primary: str) -> None:
             f"the primary {topology.name(primary)} can't be reached: {topology.missing[primary]} "
             "Nothing was changed: bring it back, or name another one."
         )
+    _check_no_last_copy(topology, node_id)
     if not topology.lines[node_id].is_primary or node_id in topology.joining:
         return
     slots = len(topology.slots[node_id])
@@ -379,12 +380,55 @@ def check_can_forget(cluster: Cluster, topology: Topology, node_id: str, reset: 
             role="primary" if line.is_primary else "replica",
             slot_count=slots,
         )
+    _check_holds_nothing(topology, node_id)
+    _check_no_way(topology, node_id)
     check_cluster(topology.without([node_id]))
-    if report and line.is_primary and report.key_count and reset != "none":
+
+
+def _check_holds_nothing(topology: Topology, node_id: str) -> None:
+    """No client sees keys of a node without slots, but they may be the moved half of an open one,
+    even where no marker tells of it any more."""
+    for copy in (node_id, *(line.id for line in topology.replicas_of(node_id))):
+        _check_no_last_copy(topology, copy)
+    report = topology.reports.get(node_id)
+    if report and topology.lines[node_id].is_primary and report.key_count:
         raise Refused(
-            f"{name} owns no slots, but holds {report.key_count} keys, and a primary with keys "
-            "can't be reset. Nothing was changed: look at them, then run FLUSHALL on it."
+            f"{topology.name(node_id)} owns no slots, but holds {report.key_count} keys, and they "
+            "would be lost with it. Nothing was changed: bring them to the owners of their slots "
+            "first, with keyslot.redis.redis_cluster_fix."
         )
+
+
+def _check_no_last_copy(topology: Topology, replica: str) -> None:
+    """Raises Refused for a replica with keys of a primary that does not answer and owns no slots:
+    it does not take over by itself, and is emptied by a reset and by another primary."""
+    primary = topology.lines[replica].primary_id
+    keys = topology.reports[replica].key_count if replica in topology.reports else 0
+    if keys and primary in topology.missing and not topology.slots.get(primary or ""):
+        raise Refused(
+            f"{topology.name(replica)} is a replica of {topology.name(primary or '')}, which can't "
+            f"be reached and owns no slots, and holds {keys} keys, perhaps the last copy of them. "
+            "Nothing was changed: bring that primary back, or let the replica take its place, with "
+            "CLUSTER FAILOVER TAKEOVER on it; then run keyslot.redis.redis_cluster_fix."
+        )
+
+
+def _check_no_way(topology: Topology, node_id: str) -> None:
+    """Raises Refused while a slot is on its way to the node or from it: who forgets a node drops
+    the markers that name it, and with them all trace of keys that have moved.
+
+    Only an owner migrates, and only another node imports: what else says so is left over.
+    """
+    for marker in topology.open_slots:
+        owns = topology.owners[marker.slot] == marker.node
+        if node_id in (marker.node, marker.peer) and owns == (marker.kind == "migrating"):
+            way = "to" if marker.kind == "migrating" else "from"
+            raise Refused(
+                f"slot {marker.slot} is open: {topology.name(marker.node)} is {marker.kind} it "
+                f"{way} {topology.name(marker.peer)}, and without {topology.name(node_id)} keys of "
+                "it could get lost. Nothing was changed: let the run that opened it finish, run "
+                "that one again, or repair it with keyslot.redis.redis_cluster_fix."
+            )
 
 
 def _counts_as_dead(topology: Topology, node_id: str) -> bool:

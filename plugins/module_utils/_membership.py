@@ -370,6 +370,7 @@ def check_can_forget(cluster: Cluster, topology: Topology, node_id: str, reset: 
             "see it alive: not reset, it would come back. Nothing was changed: make it reachable, "
             "stop it, or set reset to 'none'."
         )
+    _check_others_told(topology, node_id)
     _check_may_forget(cluster, topology, node_id, reset)
     slots = len(topology.slots.get(node_id, ()))
     if slots:
@@ -428,6 +429,19 @@ def _check_no_way(topology: Topology, node_id: str) -> None:
                 f"{way} {topology.name(marker.peer)}, and without {topology.name(node_id)} keys of "
                 "it could get lost. Nothing was changed: let the run that opened it finish, run "
                 "that one again, or repair it with keyslot.redis.redis_cluster_fix."
+            )
+
+
+def _check_others_told(topology: Topology, node_id: str) -> None:
+    """Raises Refused for a member that lives and can't be told: it would go on speaking of the
+    node, which the others take back when their ban of 60 s is over."""
+    for other, reason in sorted(topology.missing.items()):
+        if other != node_id and not _counts_as_dead(topology, other):
+            raise Refused(
+                f"{topology.name(node_id)} is to be forgotten by all, but {topology.name(other)} "
+                f"can't be reached from here ({reason}), and the other nodes see it alive: it "
+                "would bring that node back. Nothing was changed: make it reachable, say in "
+                "address_map where it is, or stop it."
             )
 
 
@@ -513,8 +527,24 @@ def _forget_everywhere(
         time.sleep(FORGET_AGAIN_SECONDS)
 
 
-def comes_back(topology: Topology, node_id: str, reset: str) -> str | None:
-    """A warning, where a forgotten node can come back by itself."""
+def comes_back(topology: Topology, node_id: str, reset: str) -> list[str]:
+    """Warnings, where a forgotten node can come back."""
+    found = (_by_itself(topology, node_id, reset), _by_others(topology, node_id))
+    return [warning for warning in found if warning]
+
+
+def _by_others(topology: Topology, node_id: str) -> str | None:
+    names = " and ".join(topology.name(i) for i in sorted(topology.missing) if i != node_id)
+    if not names:
+        return None
+    return (
+        f"{topology.name(node_id)} could not be forgotten by {names}, which can't be reached: a "
+        "node that comes back from there brings it back, too. Remove such a node as well, or run "
+        "this again when it is there."
+    )
+
+
+def _by_itself(topology: Topology, node_id: str, reset: str) -> str | None:
     name = topology.name(node_id)
     if node_id in topology.reports:
         if reset != "none":

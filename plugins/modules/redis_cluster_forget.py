@@ -14,6 +14,8 @@ description:
   - It returns when no node knows it any more.
   - A node that owns slots is refused before anything is changed. Drain it first, with
     M(keyslot.redis.redis_cluster_rebalance).
+  - A node is refused as well while a slot is on its way to it or from it, or while it holds keys that clients can't see. Repair
+    that first, with M(keyslot.redis.redis_cluster_fix).
   - Replicas of the node are given to other primaries first.
   - It works for a node that is down as well.
 options:
@@ -44,6 +46,8 @@ notes:
   - O(login_host) or one of O(startup_nodes) should be a node that stays. A node that has been removed knows no other node.
   - On Valkey 8.1 and later, a node that was down when it was removed comes back if it is ever started with its old
     C(nodes.conf). The module warns of it.
+  - Another member that is down and comes back later brings the node back. The module warns of that, too. Another member that
+    lives has to be reachable.
 extends_documentation_fragment:
   - keyslot.redis._attributes
   - keyslot.redis._attributes.actiongroup_redis_cluster

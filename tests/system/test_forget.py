@@ -225,3 +225,51 @@ def test_mark_that_a_killed_drain_has_left_over_keeps_no_node(stage: Stage) -> N
     assert len(me(stage.new).open) == (stage.cluster.engine.family == "redis")
     assert forget(stage, stage.new.id)["changed"]
     stage.assert_whole(members=7)
+
+
+# Others who still know the node
+
+
+def test_member_that_lives_and_cannot_be_told_keeps_the_node(stage: Stage) -> None:
+    deaf = stage.source
+    mapped = [{"announced": deaf.address, "reachable": f"{deaf.host}:1"}]
+    words = (stage.new.address, deaf.address, "see it alive", "address_map")
+    assert_refused(stage, FORGET, *words, node=stage.new.id, address_map=mapped)
+    assert stage.new in stage.cluster.members()
+    assert "warnings" not in forget(stage, stage.new.id)
+    stage.assert_whole(members=7)
+
+
+def test_dead_member_brings_the_node_back_and_the_next_run_ends_that(stage: Stage) -> None:
+    dead = replica_of(stage.cluster, stage.source)
+    die(stage, dead)
+    warning = str(forget(stage, stage.new.id)["warnings"])
+    assert stage.new.address in warning
+    assert dead.address in warning
+    dead.spawn()
+    dead.wait_ready()
+    wait_until(lambda: dead in stage.cluster.members(), "the others know that it is back")
+    assert "warnings" not in forget(stage, stage.new.id)
+    assert listed_by(stage, stage.new.id) == [stage.new.address]
+    stage.assert_whole(members=7)
+
+
+def test_dead_nodes_are_removed_one_after_the_other(stage: Stage) -> None:
+    """N and R have died together, as on a host of theirs."""
+    ids = [stage.new.id, stage.replica.id]
+    die(stage, stage.new)
+    die(stage, stage.replica)
+    warned = [str(forget(stage, node_id).get("warnings")) for node_id in ids]
+    assert [stage.replica.address in warned[0], stage.new.address in warned[1]] == [True, False]
+    assert [listed_by(stage, node_id) for node_id in ids] == [[], []]
+    stage.assert_whole(members=6)
+
+
+def test_dead_nodes_are_removed_together(stage: Stage) -> None:
+    ids = [stage.new.id, stage.replica.id]
+    die(stage, stage.new)
+    die(stage, stage.replica)
+    play = play_removal(stage, *ids)
+    assert play.code == 0, play.output
+    assert [listed_by(stage, node_id) for node_id in ids] == [[], []]
+    stage.assert_whole(members=6)

@@ -60,7 +60,7 @@ def remove(cluster: Cluster, params: Params, check_mode: bool) -> dict[str, t.An
                 return _unknown()
             reset, seconds = params["reset"], params["wait_timeout"]
             homes, told = forget(cluster, topology, node_id, reset, seconds)
-    warning = comes_back(topology, node_id, params["reset"])
+    warnings += comes_back(topology, node_id, params["reset"])
     return {
         "changed": True,
         "id": node_id,
@@ -68,7 +68,7 @@ def remove(cluster: Cluster, params: Params, check_mode: bool) -> dict[str, t.An
         "slot_count": 0,
         "replicas_moved": [{"node": n, "primary": p} for n, p in homes.items()],
         "forgotten_by": told,
-        "warnings": [*warnings, *([warning] if warning else [])],
+        "warnings": warnings,
     }
 
 

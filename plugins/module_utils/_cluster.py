@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import time
 import typing as t
@@ -35,6 +36,8 @@ T = t.TypeVar("T")
 
 MAX_THREADS = 32
 AGREE_SECONDS = 2.0
+# In an error, or in what led to it (`_ssl.c: The handshake operation timed out`).
+REACHED = re.compile(r"refused the login|loading its data set|ssl|set tls to true", re.IGNORECASE)
 
 
 class Cluster:
@@ -128,12 +131,18 @@ class Cluster:
             except (Unreachable, LostConnection):
                 self._servers.pop(known[0], None)
         reasons = []
+        advice = ""
         for address in self.entries:
             server = self.dial(address)
             try:
                 report = server.report()
             except (Unreachable, LostConnection) as exc:
                 reasons.append(str(exc))
+                if not was_reached(exc):
+                    advice = (
+                        " See that one of them runs, that its address is right, and that "
+                        f"{socket.gethostname()} can reach it."
+                    )
                 continue
             server = self._at_own_address(server, report)
             self._servers = {report.id: server, **self._servers}
@@ -141,8 +150,7 @@ class Cluster:
             return report
         raise Unreachable(
             "no node of the cluster could be asked (those are login_host with login_port, and "
-            f"startup_nodes): {' '.join(reasons)} See that one of them runs, that its address is "
-            f"right, and that {socket.gethostname()} can reach it."
+            f"startup_nodes): {' '.join(reasons)}{advice}"
         )
 
     def _at_own_address(self, server: Server, report: Report) -> Server:
@@ -255,6 +263,15 @@ def resolve(reference: str) -> list[str]:
     except (OptionError, OSError):
         return []
     return [format_address(str(item[4][0]), port) for item in found]
+
+
+def was_reached(exc: BaseException | None) -> bool:
+    """Whether a server was there, and refused the login or speaks another language."""
+    while exc is not None:
+        if REACHED.search(str(exc)):
+            return True
+        exc = exc.__context__
+    return False
 
 
 def told_ok(topology: Topology) -> str | None:

@@ -343,7 +343,8 @@ def test_unreachable_entries_are_all_named_with_the_reason(cluster: Cluster) -> 
         ({"login_port": "redis"}, ("login_port", "int", "redis")),
         ({"login_host": "127.0.0.1:7000"}, ("'127.0.0.1:7000'", "login_host and login_port")),
         ({"login_host": "[::1]"}, ("'[::1]'", "login_host and login_port")),
-        ({"login_port": 70000}, ("127.0.0.1:70000", "not an address")),
+        ({"login_port": 70000}, ("login_port must be from 1 to 65535, not 70000.",)),
+        ({"login_port": 0}, ("login_port must be from 1 to 65535, not 0.",)),
         ({"login_host": "no-such-host.invalid"}, ("no-such-host.invalid", "login_host")),
         ({"startup_nodes": ["db1"]}, ("'db1' is not an address", "host:port")),
         (

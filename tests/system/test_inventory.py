@@ -257,6 +257,7 @@ def test_a_file_of_another_name_is_not_taken(cluster: Cluster, run: Run) -> None
         ({"login_password": "no"}, ["127.0.0.1", "password"]),
         ({"login_port": 1}, ["127.0.0.1:1", "login_host"]),
         ({"login_port": "six"}, ["login_port"]),
+        ({"login_port": 99999}, ["login_port must be from 1 to 65535, not 99999."]),
         ({"login_host": "{{ no_such_variable }}"}, ["no_such_variable"]),
         ({"startup_nodes": ["nowhere"]}, ["'nowhere' is not an address"]),
         ({"address_map": [{"announced": "10.0.0.1:6379"}]}, ["reachable", "address_map"]),

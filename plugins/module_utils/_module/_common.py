@@ -60,6 +60,8 @@ def connect(params: Params) -> Cluster:
             f"login_host takes no port and no brackets: give '{params['login_host']}' as "
             "login_host and login_port."
         )
+    if not 0 < params["login_port"] < 65536:
+        raise OptionError(f"login_port must be from 1 to 65535, not {params['login_port']}.")
     first = format_address(params["login_host"], params["login_port"])
     entries = [first, *(format_address(*split_address(item)) for item in params["startup_nodes"])]
     address_map = {

@@ -40,13 +40,14 @@ def run(module: AnsibleModule) -> None:
 
 def join(cluster: Cluster, params: Params, check_mode: bool) -> dict[str, t.Any]:
     """The result."""
-    if not params["nodes"]:
+    references = [item for item in params["nodes"] if item.strip()]
+    if not references:
         raise OptionError("no nodes were given: name some, as host:port.")
     warnings: list[str] = []
-    topology, members, joining = _look(cluster, params["nodes"])
+    topology, members, joining = _look(cluster, references)
     if not check_mode and joining:
         with at_work(cluster, topology, warnings.append):
-            topology, members, joining = _look(cluster, params["nodes"])
+            topology, members, joining = _look(cluster, references)
             meet(cluster, topology, [*members, *joining], params["wait_timeout"])
     elif not check_mode:
         # A run that was killed may have left them half-known.

@@ -34,11 +34,11 @@ def make_goal(
     cluster: Cluster, params: Params, topology: Topology, check_mode: bool
 ) -> tuple[BalanceGoal, Topology]:
     """The goal of the options. Raises OptionError."""
-    if not 0 <= params["threshold"] < math.inf or params["max_slots"] < 0:
-        raise OptionError(
-            "threshold and max_slots must be numbers from 0 on, not "
-            f"{params['threshold']:g} and {params['max_slots']}."
-        )
+    for name in ("threshold", "max_slots"):
+        if not math.isfinite(params[name]):
+            raise OptionError(f"{name} must be a finite number, not {params[name]:g}.")
+        if params[name] < 0:
+            raise OptionError(f"{name} can't be below 0: it is {params[name]:g}.")
     named: dict[str, float] = {}
     for item in params["weights"]:
         weight = check_weight(item["weight"], f"'{item['node']}'")

@@ -40,7 +40,7 @@ def make_goal(
         # A slice says so of what the slices before it have moved: it has to be there still.
         if source == target and not _slice.current():
             raise OptionError(f"{topology.name(target)} is both the source and the target.")
-        slots = parse_slots(move["slots"])
+        slots = parse_slots([item for item in move["slots"] if item.strip()])
         if not slots:
             raise OptionError("no slots were given: name some, such as '0-99'.")
         twice = targets.keys() & set(slots)

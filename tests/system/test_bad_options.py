@@ -464,7 +464,15 @@ def test_server_does_not_join_where_what_comes_next_is_refused(
 
 
 @pytest.mark.parametrize(
-    "name", ["keyslot_max_slots", "rebalance_max_seconds", "keyslot_max_pause"]
+    "name",
+    [
+        "keyslot_max_slots",
+        "rebalance_max_seconds",
+        "keyslot_max_pause",
+        "rebalance_max_slot",
+        "add_node_threshold",
+        "remove_node_max_slots",
+    ],
 )
 def test_limit_under_a_wrong_name_is_refused(
     cluster: Cluster, nodes: dict[str, Node], name: str

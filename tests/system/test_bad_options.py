@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -403,12 +403,17 @@ def test_redis_py_that_is_missing_or_too_old_is_told_with_the_interpreter(
 
 
 def assert_play_refused(
-    cluster: Cluster, name: str, variables: dict[str, Any], *words: str, by: dict[str, Any]
+    cluster: Cluster,
+    name: str,
+    variables: dict[str, Any],
+    *words: str,
+    by: dict[str, Any],
+    args: Sequence[str] = (),
 ) -> None:
     """The playbook fails, and says so, and nothing has changed anywhere."""
     before = told(cluster)
     connection = {f"keyslot_{option}": value for option, value in by.items()}
-    play = run_playbook(name, {**connection, **variables})
+    play = run_playbook(name, {**connection, **variables}, *args)
     assert play.code != 0, play.output
     assert [word for word in words if word not in play.output] == [], play.output
     assert told(cluster) == before
@@ -450,6 +455,7 @@ def test_node_is_not_drained_where_the_kind_of_reset_is_misspelt(
         ({"add_node_primary": "RA"}, ("is a replica", "instead")),
         ({"add_node_weights": [{"node": "127.0.0.1:9", "weight": 2}]}, ("127.0.0.1:9", "address")),
         ({"add_node_rebalance": "flase"}, ("add_node_rebalance has to be true or false",)),
+        ({"add_node_weights": {"127.0.0.1:9": 2}}, ("add_node_weights has to be a list of",)),
     ],
 )
 def test_server_does_not_join_where_what_comes_next_is_refused(
@@ -461,6 +467,39 @@ def test_server_does_not_join_where_what_comes_next_is_refused(
     }
     assert_play_refused(cluster, "add_node", wish, *words, by=login(nodes["a"]))
     assert len(parse_nodes(cluster.nodes_text()[nodes["spare"].address])) == 1
+
+
+@pytest.mark.parametrize("check", [True, False])
+def test_replica_is_not_added_as_a_primary(
+    cluster: Cluster, nodes: dict[str, Node], check: bool
+) -> None:
+    wish = {"add_node_nodes": nodes["ra"].address}
+    words = (f"{nodes['ra'].address} as a replica of {nodes['a'].address}", "add_node_primary")
+    args = ["--check"] if check else []
+    assert_play_refused(cluster, "add_node", wish, *words, by=login(nodes["b"]), args=args)
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        {"127.0.0.1:9": 2},
+        "127.0.0.1:9=2",
+        [{"nod": "127.0.0.1:9", "weight": 2}],
+        [{"node": "127.0.0.1:9"}],
+    ],
+)
+def test_form_of_weights_is_told(cluster: Cluster, nodes: dict[str, Node], weights: Any) -> None:
+    words = ("rebalance_weights has to be a list of {node, weight}",)
+    wish = {"rebalance_weights": weights}
+    assert_play_refused(cluster, "rebalance", wish, *words, by=login(nodes["a"]))
+
+
+def test_form_of_weights_is_told_before_a_node_is_drained(
+    cluster: Cluster, nodes: dict[str, Node]
+) -> None:
+    words = ("remove_node_weights has to be a list of {node, weight}",)
+    wish = {"remove_node_nodes": nodes["a"].address, "remove_node_weights": "127.0.0.1:9=2"}
+    assert_play_refused(cluster, "remove_node", wish, *words, by=login(nodes["b"]))
 
 
 @pytest.mark.parametrize(

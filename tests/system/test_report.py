@@ -182,6 +182,7 @@ def test_nothing_is_written_in_check_mode(cluster: Cluster, tmp_path: Path) -> N
     path, kept = tmp_path / "page.html", tmp_path / "kept.json"
     done = play(cluster, {"report_path": str(path), "report_save": str(kept)}, "--check")
     assert done.code == 0, done.output
+    assert f"Would write: {path}." in done.output
     assert list(tmp_path.iterdir()) == []
 
 

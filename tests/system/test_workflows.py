@@ -266,6 +266,8 @@ def test_replicas_join_leave_and_die(engine: Engine) -> None:
         followed = [primary_of(cluster, node) for node in (first, second, third)]
         assert len(set(followed[:2])) == 2
         assert followed[2] is cluster.nodes[0]
+        for node, primary in zip((first, second), followed):
+            assert f"{node.address} of {primary.address}" in done[0].output
         assert not play("add_node", cluster, auto).changed
         assert not play("add_node", cluster, named).changed
 
@@ -317,6 +319,7 @@ def test_slots_are_shared_out_as_asked(engine: Engine, method: str) -> None:
             assert cluster.ownership() == owned
 
             planned = play("rebalance", cluster, capped, "--check", "--diff")
+            assert "Slots that would move: 300, left to move: 277." in planned.output
             rounds = [play("rebalance", cluster, capped)]
             assert outline(planned.moves()) == outline(rounds[0].moves())
             while not mover(rounds[-1])["finished"]:

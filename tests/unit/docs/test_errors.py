@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parents[3]
 PAGE = ROOT / "docs/docsite/rst/errors.rst"
@@ -131,9 +132,24 @@ def messages() -> list[Message]:
                 if made:
                     found.setdefault(made.pattern, made)
     for path in sorted(ROOT.glob("roles/*/tasks/*.yml")):
-        for text in re.findall(r"fail_msg: (.+)", path.read_text(encoding="utf-8")):
-            found.setdefault(text, Message(str(path.relative_to(ROOT)), (text,), ()))
+        for text in fail_messages(yaml.safe_load(path.read_text(encoding="utf-8"))):
+            parts = tuple(re.split(r"\{\{.+?\}\}", " ".join(text.split())))
+            made = Message(str(path.relative_to(ROOT)), parts, ("…",) * (len(parts) - 1))
+            found.setdefault(made.pattern, made)
     return list(found.values())
+
+
+def fail_messages(tasks: t.Any) -> t.Iterator[str]:
+    """Each `fail_msg` of a file of tasks."""
+    if isinstance(tasks, list):
+        for task in tasks:
+            yield from fail_messages(task)
+    elif isinstance(tasks, dict):
+        for name, value in tasks.items():
+            if name == "fail_msg":
+                yield value
+            else:
+                yield from fail_messages(value)
 
 
 def entries() -> list[str]:

@@ -51,7 +51,8 @@ attributes:
       - It runs the module in slices and shows the progress between them, see O(progress_interval). Other runs are kept off
         between the slices, too.
       - Called by its short name, from a folder that E(ANSIBLE_LIBRARY) names, the module has no action plugin and shows no
-        progress, unless E(ANSIBLE_ACTION_PLUGINS) names the folder of that, too.
+        progress. With E(ANSIBLE_ACTION_PLUGINS) naming the folder of that, M(keyslot.redis.redis_slot_migrate) shows it, too;
+        M(keyslot.redis.redis_cluster_rebalance) and M(keyslot.redis.redis_cluster_fix) show it by their full names alone.
   async:
     description: Supports being used with the C(async) keyword.
     support: partial

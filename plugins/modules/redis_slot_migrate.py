@@ -148,6 +148,7 @@ changed:
 finished:
   description:
     - Whether nothing is left to do. V(false) after a failure, and if O(max_seconds) ended the run early.
+    - In check mode V(false) if anything would move.
   type: bool
   returned: success and failure
   sample: true

@@ -289,7 +289,7 @@ def check_can_replicate(topology: Topology, node_id: str, primary: str) -> None:
     """Raises Refused for a node with slots, keys or replicas of its own."""
     name = topology.name(node_id)
     if node_id == primary:
-        raise OptionError(f"{name} can't be a replica of itself.")
+        raise OptionError(f"{name} can't be a replica of itself: name another primary, or auto.")
     if node_id in topology.missing:
         raise Refused(f"{name} can't be reached: {topology.missing[node_id]} Nothing was changed.")
     if primary in topology.missing:

@@ -31,7 +31,7 @@ from tests.harness.cutting import run
 from tests.harness.engines import Engine
 from tests.harness.node import Node
 from tests.harness.refusal import MIGRATE, login
-from tests.harness.views import me, wait_until
+from tests.harness.views import me, owner_told_by, wait_until
 
 pytestmark = [pytest.mark.system, pytest.mark.stand_for_all("redis-7.0", "valkey-9.1", "redis-8.6")]
 
@@ -358,6 +358,27 @@ def test_a_slice_that_finds_a_slot_elsewhere_stops(cluster: Cluster, runs: Runs)
     assert f"slots {slot} should go from" in result["msg"]
     assert result["finished"] is False
     assert (result["slots_moved"], result["slots_left"]) == (0, SLOTS)
+    assert not gap_of(cluster)
+
+
+def test_a_slice_that_finds_a_slot_back_where_it_came_from_stops(
+    cluster: Cluster, runs: Runs
+) -> None:
+    """As another run would leave it that began while the controller stood still."""
+    source, target = cluster.slot_owners()[0], other(cluster)
+    assert source is not None
+    process = runs.start("ansible-playbook", str(runs.playbook(task(wish(cluster)))))
+    wait_until(
+        lambda: owner_told_by(target, 0) == target.id and gap_of(cluster), "the gap after a slice"
+    )
+    steal(cluster, target, source, 0)
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 2, output + errors
+    (result,) = runs.told()
+    assert "slots 0 had moved to" in result["msg"]
+    assert "another run has begun in between" in result["msg"]
+    assert result["finished"] is False
+    assert result["slots_moved"] > 0
     assert not gap_of(cluster)
 
 

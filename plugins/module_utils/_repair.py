@@ -47,9 +47,10 @@ def databases_of(cluster: Cluster, topology: Topology, node_id: str) -> list[int
     while True:
         reply = cluster.server(node_id).pipeline([("SELECT", len(found)), ("SELECT", 0)])[0]
         if isinstance(reply, ReplyError):
-            if "out of range" in reply.text:
+            unused = "'select' command" in reply.text and not report.databases.keys() - {0}
+            if "out of range" in reply.text or unused:
                 return found
-            raise reply  # who may not see a database would lose its keys
+            raise reply  # keys of a database that we may not see would get lost
         found.append(len(found))
 
 
@@ -127,6 +128,8 @@ def clear_stale(cluster: Cluster, topology: Topology, stale: t.Iterable[OpenSlot
         report = topology.reports[marker.node]
         if owner is not None and report.view.owners[marker.slot] == marker.node:
             server.call("CLUSTER", "SETSLOT", marker.slot, "NODE", owner)
+            # For replicas, to which Valkey passes it on (valkey #998).
+            server.call("CLUSTER", "SETSLOT", marker.slot, "STABLE")
             continue
         hides = report.hides_keys
         if hides and marker.kind == "migrating" and owner is not None:

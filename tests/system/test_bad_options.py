@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -518,4 +519,6 @@ def test_limit_under_a_wrong_name_is_refused(
 ) -> None:
     wish = {"rebalance_drain": nodes["a"].address, name: 5}
     words = (name, "keyslot_max_pause_ms", "README")
-    assert_play_refused(cluster, "rebalance", wish, *words, by=login(nodes["b"]))
+    prefixed = re.match(r"(add_node|remove_node)_", name)
+    playbook = prefixed[1] if prefixed else "rebalance"
+    assert_play_refused(cluster, playbook, wish, *words, by=login(nodes["b"]))

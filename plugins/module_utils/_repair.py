@@ -126,12 +126,8 @@ def clear_stale(cluster: Cluster, topology: Topology, stale: t.Iterable[OpenSlot
             server.call("CLUSTER", "SETSLOT", marker.slot, "STABLE")
             continue
         report = topology.reports[marker.node]
-        if owner is not None and report.view.owners[marker.slot] == marker.node:
-            server.call("CLUSTER", "SETSLOT", marker.slot, "NODE", owner)
-            # For replicas, to which Valkey passes it on (valkey #998).
-            server.call("CLUSTER", "SETSLOT", marker.slot, "STABLE")
-            continue
-        hides = report.hides_keys
+        unaware = report.view.owners[marker.slot] == marker.node
+        hides = report.hides_keys and not unaware
         if hides and marker.kind == "migrating" and owner is not None:
             server.call("CLUSTER", "SETSLOT", marker.slot, "IMPORTING", owner)
         keys = count_keys(cluster, topology, marker.node, [marker.slot])[marker.slot]
@@ -141,6 +137,9 @@ def clear_stale(cluster: Cluster, topology: Topology, stale: t.Iterable[OpenSlot
                 f"{topology.name(owner or '')}'s, and clients can't see them. Nothing was moved: "
                 "repair it with keyslot.redis.redis_cluster_fix, and do not restart that node."
             )
+        if unaware and owner is not None:
+            server.call("CLUSTER", "SETSLOT", marker.slot, "NODE", owner)
+        # After NODE for replicas, to which Valkey passes it on (valkey #998).
         server.call("CLUSTER", "SETSLOT", marker.slot, "STABLE")
 
 

@@ -276,7 +276,8 @@ def _run_lanes(
     part: Part, lanes: t.Sequence[Lane]
 ) -> tuple[KeyslotError | None, list[tuple[Lane, NotThisWay]]]:
     """Returns the first lane's error, after which the other lanes end at the next slot's boundary,
-    and the lanes that another mover has to finish."""
+    and the lanes that another mover has to finish. What is no KeyslotError is raised, when they
+    have ended."""
     errors: list[KeyslotError] = []
     given_up: list[tuple[Lane, NotThisWay]] = []
 
@@ -286,10 +287,12 @@ def _run_lanes(
             part.mover.move(lane)
         except NotThisWay as exc:
             given_up.append((lane, exc))
-        except KeyslotError as exc:
-            errors.append(exc)
+        except Exception as exc:
             for other in lanes:
                 other.halted.set()
+            if not isinstance(exc, KeyslotError):
+                raise
+            errors.append(exc)
         finally:
             lane.elapsed = time.monotonic() - began
 

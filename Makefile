@@ -42,7 +42,8 @@ export KEYSLOT_ENGINES := $(ENGINES)
 export KEYSLOT_FOLDERS
 export KEYSLOT_TOOLS := $(TOOLS)/bin
 export KEYSLOT_SUMMARY := $(BUILD)/summary.jsonl
-export PYTHONDONTWRITEBYTECODE := 1
+export PYTHONPYCACHEPREFIX := $(BUILD)/pycache
+unexport PYTHONDONTWRITEBYTECODE
 export PATH := $(if $(CORE),$(CORE_BIN):)$(BIN):$(PATH)
 
 RUN := $(BIN)/python $(CURDIR)/tests/summary.py run

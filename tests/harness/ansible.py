@@ -88,11 +88,6 @@ def result_of(process: subprocess.Popen[str]) -> dict[str, Any]:
     return json.loads(output)
 
 
-def run_module(name: str, options: Mapping[str, Any], **how: Any) -> dict[str, Any]:
-    """The result of one module, `failed` among it if it failed. `how` as for `start_module`."""
-    return result_of(start_module(name, options, **how))
-
-
 def playbook_command(name: str, variables: Mapping[str, Any], *words: str) -> list[str]:
     """The words that run `keyslot.redis.NAME`, or a file, on localhost."""
     return [

@@ -9,9 +9,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from tests.harness import cutting
-from tests.harness.ansible import run_module
 from tests.harness.cluster import Cluster, parse_nodes
+from tests.harness.cutting import run_module
 from tests.harness.node import Node
 
 INFO = "redis_cluster_info"
@@ -54,7 +53,7 @@ def login(node: Node) -> dict[str, Any]:
 def asked(cluster: Cluster, module: str, options: Options, **how: Any) -> dict[str, Any]:
     """A failed result, `options` on top of those that lead to the first node that runs."""
     entry = next(node for node in cluster.nodes if node.running)
-    result = _result(module, {**login(entry), **options}, **how)
+    result = run_module(module, {**login(entry), **options}, **how)
     assert result.get("failed") is True, result
     assert not result.get("changed"), result
     assert "Traceback" not in json.dumps(result)
@@ -62,15 +61,6 @@ def asked(cluster: Cluster, module: str, options: Options, **how: Any) -> dict[s
     if cluster.password:
         assert cluster.password not in json.dumps(result)
     return result
-
-
-def _result(
-    module: str, options: Options, check: bool = False, env: Mapping[str, str] | None = None
-) -> dict[str, Any]:
-    """A forked run is quicker than a new process, which alone has an environment of its own."""
-    if env is not None:
-        return run_module(module, options, check=check, env=env)
-    return cutting.run(module, {**options, "_ansible_check_mode": check})
 
 
 def assert_refused(

@@ -22,6 +22,8 @@ from tests import summary
 from tests.harness import engines
 from tests.harness.engines import Engine, EngineUnavailable
 
+# Another build of an engine: for the tests in which a build could make a difference.
+BUILDS = {"valkey-9.1-tls": "valkey-9.1"}
 AUTO = (*engines.EMBEDDED, "redis-7.0")
 # Files whose tests share a cluster an engine.
 SHARING = (
@@ -42,6 +44,8 @@ SHARING = (
     "test_tls",
     "test_traps",
 )
+# Files that begin first, so that no process waits at the end for one that is long.
+LONG = ("test_crash_points", "test_workflows")
 _counts: dict[str, Counter[str]] = {}
 
 
@@ -67,12 +71,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """`engine` is each chosen one; with `method` beside it, each with the ways to move slots that
     it has; `able` are those that move slots themselves, `unable` the others. The marker `family`
     leaves only those of Redis or of Valkey, `stand_for_all` only those that it names, if any of
-    them is chosen."""
+    them is chosen; without it or `every_build`, one build of an engine stands for the others."""
     family = metafunc.definition.get_closest_marker("family")
     standing = metafunc.definition.get_closest_marker("stand_for_all")
     names = [name for name in _chosen()[0] if not family or name.startswith(family.args[0])]
     if standing:
         names = [name for name in names if name in standing.args] or names
+    elif not metafunc.definition.get_closest_marker("every_build"):
+        names = [name for name in names if BUILDS.get(name) not in names]
     lists = {
         "engine": names,
         "able": [name for name in names if name in engines.ATOMIC],
@@ -123,6 +129,10 @@ def mixed(request: pytest.FixtureRequest) -> tuple[Engine, Engine]:
     return _get(new), _get(old)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.stem not in LONG)
+
+
 def engine_of(nodeid: str) -> str | None:
     """The engine in the brackets of a test's name."""
     words = nodeid.partition("[")[2]
@@ -140,6 +150,7 @@ class Scheduling(LoadScopeScheduling):
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Scheduling:
+    config.option.loadscopereorder = False
     return Scheduling(config, log)
 
 

@@ -21,8 +21,8 @@ import pytest
 import redis
 
 from tests.harness import processes
-from tests.harness.ansible import run_module
 from tests.harness.cluster import Cluster
+from tests.harness.cutting import run_module
 from tests.harness.data import tag_for_slot
 from tests.harness.engines import Engine
 from tests.harness.node import Node
@@ -317,10 +317,13 @@ def disagreement(slot: int, bystander: Node, wrong_owner: Node, owner: Node) -> 
     ended = threading.Event()
 
     def insist() -> None:
+        # So many at once that it has some waiting even when this process gets no time.
         with bystander.client() as client:
+            line = client.connection_pool.get_connection()
+            told = line.pack_command("CLUSTER", "SETSLOT", slot, "NODE", wrong_owner.id)
             while not ended.is_set():
-                client.execute_command("CLUSTER", "SETSLOT", slot, "NODE", wrong_owner.id)
-                ended.wait(0.002)
+                line.send_packed_command(told * 500)
+            line.disconnect()
 
     thread = threading.Thread(target=insist)
     thread.start()

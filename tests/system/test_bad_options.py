@@ -19,8 +19,9 @@ from typing import Any
 import pytest
 
 from tests.harness import engines
-from tests.harness.ansible import COLLECTIONS, run_module, run_playbook
+from tests.harness.ansible import COLLECTIONS, run_playbook
 from tests.harness.cluster import Cluster, parse_nodes
+from tests.harness.cutting import run_module
 from tests.harness.node import Node
 from tests.harness.refusal import (
     FORGET,

@@ -345,6 +345,7 @@ class Points:
                 return
 
 
+@pytest.mark.stand_for_all("redis-6.2", "redis-7.0", "valkey-9.1")
 def test_meet_and_forget_are_cut_after_each_of_their_commands(joiners: Cluster) -> None:
     cluster, spares = joiners, joiners.spares
     before = data.digest(cluster)
@@ -388,6 +389,7 @@ def test_removal_of_a_primary_cut_as_its_replica_gets_another_one(
     assert me(replica).primary_id in {node.id for node in joiners.nodes}
 
 
+@pytest.mark.stand_for_all("redis-6.2", "redis-7.0", "valkey-9.1")
 def test_replicate_is_cut_after_each_of_its_commands(joiners: Cluster) -> None:
     """The node follows one primary, then another one, and so on."""
     node = joiners.spares[0]

@@ -20,7 +20,7 @@ from tests.harness import data, engines
 from tests.harness.clients import LiveClients
 from tests.harness.cluster import Cluster
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.every_build]
 REPO = Path(__file__).resolve().parents[2]
 CHILD = """
 import sys, time

@@ -20,7 +20,7 @@ from tests.harness.cluster import Cluster, parse_nodes
 from tests.harness.engines import Engine
 from tests.harness.node import Node
 
-pytestmark = [pytest.mark.system, pytest.mark.stand_for_all("valkey-9.1", "redis-7.0")]
+pytestmark = [pytest.mark.system, pytest.mark.stand_for_all("redis-7.0")]
 
 PASSWORD = "secret-4711"
 PLUGIN = "keyslot.redis.redis_cluster"
@@ -95,6 +95,7 @@ def hosts(told: dict[str, Any], group: str) -> list[str]:
     return sorted(told[group]["hosts"])
 
 
+@pytest.mark.stand_for_all("valkey-9.1", "redis-7.0")
 def test_nodes_are_hosts_grouped_by_role_and_shard(cluster: Cluster, run: Run) -> None:
     told = listed(run(config(cluster)))
     primaries, replicas = cluster.primaries(), cluster.replicas()
@@ -112,6 +113,7 @@ def test_nodes_are_hosts_grouped_by_role_and_shard(cluster: Cluster, run: Run) -
         assert hosts(told, f"keyslot_shard_{primary.id[:8]}") == names([primary, *followers])
 
 
+@pytest.mark.stand_for_all("valkey-9.1", "redis-7.0")
 def test_host_variables_say_what_the_servers_say(cluster: Cluster, run: Run) -> None:
     hostvars = listed(run(config(cluster)))["_meta"]["hostvars"]
     owned = cluster.ownership()
@@ -227,6 +229,7 @@ def test_an_announced_host_name_is_the_name_of_the_host(engine: Engine, run: Run
         assert {variables["ansible_host"] for variables in told.values()} == {"127.0.0.1"}
 
 
+@pytest.mark.stand_for_all("valkey-9.1", "redis-7.0")
 def test_a_node_that_is_down_stays_and_says_so(engine: Engine, run: Run) -> None:
     with Cluster.start(engine, 3, 0) as cluster:
         options = config(cluster)

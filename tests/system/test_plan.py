@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from tests.harness.ansible import run_module
 from tests.harness.cluster import Cluster, count_slots, parse_ranges
+from tests.harness.cutting import run_module
 from tests.harness.data import seed
 from tests.harness.engines import Engine
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.stand_for_all("redis-7.0", "redis-8.6", "valkey-9.1")]
 
 LINE = re.compile(r"(\S+) \([0-9a-f]{8}\): (\d+) slots, (\d+) keys(?:: ([-\d ]+))?")
 Told = dict[str, tuple[int, int, list[str]]]

@@ -18,8 +18,9 @@ from typing import Any
 import pytest
 
 from tests.harness import data
-from tests.harness.ansible import COLLECTIONS, run_module
+from tests.harness.ansible import COLLECTIONS
 from tests.harness.cluster import Cluster
+from tests.harness.cutting import run_module
 from tests.harness.engines import Engine
 from tests.harness.libraries import REDIS_PY, redis_py
 

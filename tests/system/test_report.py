@@ -14,12 +14,13 @@ from xml.etree import ElementTree
 
 import pytest
 
-from tests.harness.ansible import Play, run_module, run_playbook
+from tests.harness.ansible import Play, run_playbook
 from tests.harness.cluster import Cluster
+from tests.harness.cutting import run_module
 from tests.harness.data import seed
 from tests.harness.engines import Engine
 
-pytestmark = [pytest.mark.system, pytest.mark.stand_for_all("valkey-9.1", "redis-7.0")]
+pytestmark = [pytest.mark.system, pytest.mark.stand_for_all("valkey-9.1")]
 
 MARKUP = "<script>alert(1)</script>\" onload='x' & </style>"
 HOSTILE = f"{MARKUP} {{{{ 1234 * 5678 }}}}"
@@ -104,6 +105,7 @@ def test_page_can_be_read_without_seeing_it(cluster: Cluster, tmp_path: Path) ->
         assert spoken or picture.get("aria-hidden") == "true"
 
 
+@pytest.mark.stand_for_all("valkey-9.1", "redis-7.0")
 def test_keys_and_memory_are_those_of_the_servers(cluster: Cluster, tmp_path: Path) -> None:
     page = written(cluster, tmp_path / "page.html")
     shown = [int(cell.split()[0].replace(",", "")) for cell in cells(page, "balance", 1)]
@@ -136,6 +138,7 @@ def test_before_and_after_stand_side_by_side(engine: Engine, tmp_path: Path) -> 
         assert "0 slots changed from one shard to another." in text(again)
 
 
+@pytest.mark.stand_for_all("valkey-9.1", "redis-7.0")
 def test_every_problem_is_there_with_its_remedy(engine: Engine, tmp_path: Path) -> None:
     with Cluster.start(engine, 3, 1, slots=["0-5460", "5461-10922", "10923-16380"]) as cluster:
         source, target = cluster.nodes[:2]

@@ -19,9 +19,8 @@ import pytest
 import redis
 
 from tests.harness import data
-from tests.harness.ansible import run_module
 from tests.harness.cluster import Cluster, parse_nodes
-from tests.harness.cutting import Cut, Run, run, start
+from tests.harness.cutting import Cut, Run, run, run_module, start
 from tests.harness.engines import Engine
 from tests.harness.node import Node
 

@@ -10,9 +10,9 @@ import time
 import pytest
 
 from tests.harness import data
-from tests.harness.ansible import run_module
 from tests.harness.clients import LiveClients
 from tests.harness.cluster import Cluster
+from tests.harness.cutting import run_module
 from tests.harness.engines import Engine
 from tests.harness.flood import Meter, flood
 

@@ -19,19 +19,21 @@ from typing import Any
 
 import pytest
 
-from tests.harness.ansible import Play, run_module, run_playbook
+from tests.harness.ansible import Play, run_playbook
 from tests.harness.clients import LiveClients
 from tests.harness.cluster import SLOTS, Cluster, count_slots, parse_nodes, parse_ranges
+from tests.harness.cutting import run_module
 from tests.harness.data import Digest, compare, digest, seed, slot_of, tag_for_slot
 from tests.harness.engines import Engine
 from tests.harness.node import Node
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.system, pytest.mark.every_build, pytest.mark.timeout(600)]
 
 Options = dict[str, Any]
 KEYS = 1500
 LIVE_KEY = re.compile(rb"\{[0-9a-f]+\}live:")
 PATIENCE = 30.0
+UNEVEN = ("0-5999", "6000-11499", "11500-16383", "")
 # What a survey sends for fields that were left empty.
 UNANSWERED = dict.fromkeys(
     (
@@ -62,7 +64,7 @@ def unharmed(cluster: Cluster, members: int, leaves: bool = False) -> Iterator[N
     Where a primary `leaves`, a client that has slept through its last seconds asks it once more.
     """
     before = resting(cluster)
-    with LiveClients(cluster, rate=400, keys=800) as clients:
+    with LiveClients(cluster, rate=200, keys=800) as clients:
         yield
     errors = clients.errors
     if leaves and errors.total() == 1:
@@ -200,45 +202,68 @@ def test_a_primary_joins_and_another_one_leaves(engine: Engine, method: str) -> 
         assert primary_of(cluster, orphan) is leaving
 
         owned = cluster.ownership()
-        add = {"add_node_nodes": [new.address], "keyslot_method": method}
         with unharmed(cluster, members=7):
+            done = play("add_node", cluster, joining(new, method))
+        assert ways(done) == {way(engine, method)}
+        assert {move["target"] for move in done.moves()} == {new.id}
+        assert {move["source"] for move in done.moves()} == set(owned)
+        assert set(slot_counts(cluster).values()) == {SLOTS // 4}
+        assert slot_counts(cluster)[new] == SLOTS // 4
+
+        takers = [cluster.nodes[0], cluster.nodes[2], new]
+        syncs = full_syncs([*takers, leaving, orphan])
+        leaving_id = leaving.id
+        with unharmed(cluster, members=6, leaves=True):
+            done = play("remove_node", cluster, going(leaving, method))
+        assert ways(done) == {way(engine, method)}
+        assert {move["source"] for move in done.moves()} == {leaving_id}
+        assert sorted(slot_counts(cluster).values()) == [5461, 5461, 5462]
+        assert growth(syncs, [*takers, leaving, orphan]) == {primary_of(cluster, orphan): 1}
+        assert_on_its_own(leaving)
+        assert_stays_unknown(cluster, leaving_id)
+
+
+def joining(node: Node, method: str) -> dict[str, Any]:
+    return {"add_node_nodes": [node.address], "keyslot_method": method}
+
+
+def going(node: Node, method: str) -> dict[str, Any]:
+    return {"remove_node_nodes": [node.address], "keyslot_method": method}
+
+
+@pytest.mark.stand_for_all("redis-7.0", "redis-8.6", "valkey-9.1")
+def test_check_mode_foretells_who_joins_and_leaves_and_a_second_time_changes_nothing(
+    engine: Engine,
+) -> None:
+    with Cluster.start(engine, 3, 0, spare=1) as cluster:
+        seed(cluster, KEYS)
+        new, leaving = cluster.spares[0], cluster.nodes[1]
+        owned = cluster.ownership()
+        add, remove = joining(new, "auto"), going(leaving, "auto")
+        with unharmed(cluster, members=4):
             planned = play("add_node", cluster, add, "--check", "--diff")
             assert cluster.ownership() == owned
             assert new not in cluster.members()
             assert_on_its_own(new)
             done = play("add_node", cluster, add)
         assert outline(planned.moves()) == outline(done.moves())
-        assert ways(done) == {way(engine, method)}
-        assert {move["target"] for move in done.moves()} == {new.id}
-        assert {move["source"] for move in done.moves()} == set(owned)
         assert f"\n+{new.address}" in planned.output
         assert f": {SLOTS // 4} slots, " in planned.output
-        assert set(slot_counts(cluster).values()) == {SLOTS // 4}
-        assert slot_counts(cluster)[new] == SLOTS // 4
         assert not play("add_node", cluster, add).changed
 
         owned = cluster.ownership()
-        takers = [cluster.nodes[0], cluster.nodes[2], new]
-        syncs = full_syncs([*takers, leaving, orphan])
-        remove = {"remove_node_nodes": [leaving.address], "keyslot_method": method}
-        leaving_id = leaving.id
-        with unharmed(cluster, members=6, leaves=True):
+        with unharmed(cluster, members=3, leaves=True):
             planned = play("remove_node", cluster, remove, "--check", "--diff")
             assert cluster.ownership() == owned
             assert leaving in cluster.members()
             done = play("remove_node", cluster, remove)
         assert outline(planned.moves()) == outline(done.moves())
-        assert ways(done) == {way(engine, method)}
-        assert {move["source"] for move in done.moves()} == {leaving_id}
         assert f"\n-{leaving.address}" in planned.output
         assert f"\n+{leaving.address}" in planned.output
-        assert sorted(slot_counts(cluster).values()) == [5461, 5461, 5462]
-        assert growth(syncs, [*takers, leaving, orphan]) == {primary_of(cluster, orphan): 1}
-        assert_on_its_own(leaving)
-        assert_stays_unknown(cluster, leaving_id)
         assert not play("remove_node", cluster, remove).changed
 
 
+@pytest.mark.stand_for_all("redis-6.2", "redis-7.0", "valkey-9.1")
 def test_replicas_join_leave_and_die(engine: Engine) -> None:
     """With the variables as a survey gives them: lists as text, empty text for no answer."""
     with Cluster.start(engine, 3, 1, spare=3) as cluster:
@@ -306,57 +331,46 @@ def all_say_failed(cluster: Cluster, node_id: str) -> bool:
 
 
 def test_slots_are_shared_out_as_asked(engine: Engine, method: str) -> None:
-    shares = ["0-5999", "6000-11499", "11500-16383", ""]
-    with Cluster.start(engine, 4, 1, slots=shares) as cluster:
+    with Cluster.start(engine, 4, 1, slots=UNEVEN) as cluster:
         seed(cluster, KEYS)
         one, two, three, empty = cluster.nodes[:4]
         owned = cluster.ownership()
-        by = {"keyslot_method": method}
-        capped = {**by, "rebalance_max_slots": 300}
-        with unharmed(cluster, members=8):
-            near = play("rebalance", cluster, {"rebalance_threshold": 15})
-            assert not near.changed
-            assert cluster.ownership() == owned
 
-            planned = play("rebalance", cluster, capped, "--check", "--diff")
-            assert "Slots that would move: 300, left to move: 277." in planned.output
-            rounds = [play("rebalance", cluster, capped)]
-            assert outline(planned.moves()) == outline(rounds[0].moves())
-            while not mover(rounds[-1])["finished"]:
-                assert len(rounds) < 4
-                rounds.append(play("rebalance", cluster, capped))
+        def rebalance(**wish: Any) -> dict[str, Any]:
+            return succeed("redis_cluster_rebalance", cluster, method=method, **wish)
+
+        with unharmed(cluster, members=8):
+            assert not rebalance(threshold=15)["changed"]
+            assert cluster.ownership() == owned
+            done = [rebalance(max_slots=300), rebalance(max_slots=300)]
         # 39 slots of `two` and 538 of `one` are above their share.
-        assert [mover(done)["slots_moved"] for done in rounds] == [300, 277]
-        assert [mover(done)["slots_left"] for done in rounds] == [277, 0]
-        assert ways(*rounds) == {way(engine, method)}
+        assert [(told["slots_moved"], told["slots_left"]) for told in done] == [
+            (300, 277),
+            (277, 0),
+        ]
         assert sorted(slot_counts(cluster).values()) == [5461, 5461, 5462]
         assert empty not in slot_counts(cluster)
-        assert not play("rebalance", cluster, capped).changed
+        assert not rebalance(max_slots=300)["changed"]
 
-        # As text, from a survey. A little to one, then a little to the empty one.
-        heavy = {**by, "rebalance_weights": f'[{{"node": "{one.address}", "weight": 1.1}}]'}
+        # A little to one, then a little to the empty one.
+        heavy = [{"node": one.address, "weight": 1.1}]
         light = [{"node": node.address, "weight": 20} for node in (one, two, three)]
-        filled = {**by, "rebalance_use_empty_primaries": True, "rebalance_weights": light}
         with unharmed(cluster, members=8):
-            done = [play("rebalance", cluster, heavy)]
+            done.append(rebalance(weights=heavy))
             assert slot_counts(cluster) == {one: 5814, two: 5285, three: 5285}
-            weights = [{"node": one.id, "weight": 1.1}]
-            assert not succeed("redis_cluster_rebalance", cluster, weights=weights)["changed"]
-            done.append(play("rebalance", cluster, filled))
+            assert not rebalance(weights=heavy)["changed"]
+            done.append(rebalance(weights=light, use_empty_primaries=True))
             counts = slot_counts(cluster)
             assert counts.pop(empty) in (268, 269)
             assert set(counts.values()) <= {5371, 5372}
-            again: Options = {"weights": light, "use_empty_primaries": True}
-            assert not succeed("redis_cluster_rebalance", cluster, **again)["changed"]
+            assert not rebalance(weights=light, use_empty_primaries=True)["changed"]
 
-        drained = {**by, "rebalance_drain": empty.id[:8]}
         syncs = full_syncs(cluster.members())
         followers = {node: primary_of(cluster, node) for node in cluster.replicas()}
         with unharmed(cluster, members=8):
-            done.append(play("rebalance", cluster, drained))
-            result = succeed("redis_cluster_rebalance", cluster, drain=[empty.address])
-            assert not result["changed"]
-        assert ways(*done) == {way(engine, method)}
+            done.append(rebalance(drain=[empty.id[:8]]))
+            assert not rebalance(drain=[empty.address])["changed"]
+        assert {move["method"] for told in done for move in told["moves"]} == {way(engine, method)}
         counts = slot_counts(cluster)
         assert set(counts) == {one, two, three}
         assert sum(counts.values()) == SLOTS
@@ -364,6 +378,38 @@ def test_slots_are_shared_out_as_asked(engine: Engine, method: str) -> None:
         assert empty in cluster.primaries()
         assert {node: primary_of(cluster, node) for node in cluster.replicas()} == followers
         assert growth(syncs, cluster.members()) == {}
+
+
+@pytest.mark.stand_for_all("redis-7.0", "redis-8.6", "valkey-9.1")
+def test_the_playbook_shares_out_what_check_mode_foretells(engine: Engine) -> None:
+    with Cluster.start(engine, 4, 0, slots=UNEVEN) as cluster:
+        seed(cluster, KEYS)
+        one, two, three, empty = cluster.nodes
+        owned = cluster.ownership()
+        capped = {"rebalance_max_slots": 300}
+        with unharmed(cluster, members=4):
+            planned = play("rebalance", cluster, capped, "--check", "--diff")
+            assert cluster.ownership() == owned
+            assert "Slots that would move: 300, left to move: 277." in planned.output
+            rounds = [play("rebalance", cluster, capped)]
+            assert outline(planned.moves()) == outline(rounds[0].moves())
+            while not mover(rounds[-1])["finished"]:
+                assert len(rounds) < 4
+                rounds.append(play("rebalance", cluster, capped))
+        assert [mover(done)["slots_moved"] for done in rounds] == [300, 277]
+        assert [mover(done)["slots_left"] for done in rounds] == [277, 0]
+        assert sorted(slot_counts(cluster).values()) == [5461, 5461, 5462]
+        assert not play("rebalance", cluster, capped).changed
+
+        # As text, from a survey.
+        heavy = {"rebalance_weights": f'[{{"node": "{one.address}", "weight": 1.1}}]'}
+        drained = {"rebalance_drain": f"{two.id[:8]}", "rebalance_use_empty_primaries": "true"}
+        with unharmed(cluster, members=4):
+            play("rebalance", cluster, heavy)
+            assert slot_counts(cluster) == {one: 5814, two: 5285, three: 5285}
+            play("rebalance", cluster, drained)
+        assert set(slot_counts(cluster)) == {one, three, empty}
+        assert two in cluster.primaries()
 
 
 def test_named_slots_move_with_all_their_keys(engine: Engine, method: str) -> None:

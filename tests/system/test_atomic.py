@@ -32,7 +32,7 @@ from tests.harness.node import Node
 from tests.harness.shared import SharedCluster, followed
 from tests.harness.views import me, replica_of, wait_until
 
-pytestmark = [pytest.mark.system, pytest.mark.every_build]
+pytestmark = [pytest.mark.system, pytest.mark.every_engine]
 
 # A cluster of the second is joined by a node of the first.
 MIXED = (

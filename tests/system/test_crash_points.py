@@ -254,6 +254,7 @@ def cut_once(stage: Stage, way: str, cut: Cut) -> None:
     go_back(stage, way)
 
 
+@pytest.mark.stand_for_all("redis-6.2", "redis-7.0", "valkey-9.1")
 def test_a_classic_run_is_cut_after_each_of_its_commands(
     engine: Engine, small: Callable[[Engine], Cluster]
 ) -> None:

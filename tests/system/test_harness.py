@@ -20,7 +20,7 @@ from tests.harness import data, engines
 from tests.harness.clients import LiveClients
 from tests.harness.cluster import Cluster
 
-pytestmark = [pytest.mark.system, pytest.mark.every_build]
+pytestmark = [pytest.mark.system, pytest.mark.every_engine]
 REPO = Path(__file__).resolve().parents[2]
 CHILD = """
 import sys, time

@@ -27,7 +27,7 @@ from tests.harness.node import Node
 from tests.harness.shared import SharedCluster, followed
 from tests.harness.views import asking, epoch, me, owner_told_by, replica_of, wait_until
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.every_engine]
 
 SLOTS_AT_ONCE = 16
 OPTION = "cluster-allow-replica-migration"

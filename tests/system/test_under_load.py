@@ -16,7 +16,7 @@ from tests.harness.cutting import run_module
 from tests.harness.engines import Engine
 from tests.harness.flood import Meter, flood
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.every_engine]
 
 MOVING = 2048
 # S gives all but 52 of its slots, T gets them.

@@ -338,9 +338,11 @@ class Topology:
     @cached_property
     def open_slots(self) -> list[OpenSlot]:
         """Markers of the primaries. Replicas of Valkey 8 and later show their primary's too,
-        sometimes for ever (valkey #998); those are problems, not open slots."""
+        sometimes for ever (valkey #998); those are problems, not open slots. Who is told that a
+        slot is its own imports it no more."""
         found = [marker for marker in self._markers() if self.lines[marker.node].is_primary]
-        return [*found, *self.marked]
+        told = {("importing", node, slot) for slot, node in self.assigned.items()}
+        return [*(m for m in found if (m.kind, m.node, m.slot) not in told), *self.marked]
 
     @cached_property
     def left_on_replicas(self) -> list[OpenSlot]:

@@ -258,8 +258,10 @@ def uncovered_with_keys_on_two(stage: Scene) -> None:
 
 
 def uncovered_and_importing(stage: Scene) -> None:
+    """DELSLOTS clears the mark."""
     lend(stage, stage.taker, KEYS - 1)
     uncover(stage)
+    setslot(stage.taker, stage.slot, "IMPORTING", stage.owner.id)
 
 
 def one_names_another_owner(stage: Scene) -> None:
@@ -379,11 +381,6 @@ class State:
     @property
     def name(self) -> str:
         return self.make.__name__
-
-    def kinds_on(self, engine: Engine) -> frozenset[str]:
-        """Valkey's replicas keep what their primary has lost by DELSLOTS."""
-        left = self.make is uncovered_and_importing and is_valkey(engine)
-        return self.kinds | {"clear"} if left else self.kinds
 
 
 ASSIGN = (("on_uncovered", "assign"),)

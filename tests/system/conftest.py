@@ -22,8 +22,10 @@ from tests import summary
 from tests.harness import engines
 from tests.harness.engines import Engine, EngineUnavailable
 
-# Versions between others, and another build: those beside them stand for them in most tests.
-STANDING = {"valkey-9.1-tls": "valkey-9.1", "valkey-8.1": "valkey-9.1", "redis-8.0": "redis-7.0"}
+# The build for tests with TLS: another one of the same version stands for it in all others.
+SAME = {"valkey-9.1-tls": "valkey-9.1"}
+# Versions between others: those beside them stand for them in most tests.
+BETWEEN = {"valkey-8.1": "valkey-9.1", "redis-8.0": "redis-7.0"}
 AUTO = (*engines.EMBEDDED, "redis-7.0")
 # Files whose tests share a cluster an engine.
 SHARING = (
@@ -71,14 +73,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """`engine` is each chosen one; with `method` beside it, each with the ways to move slots that
     it has; `able` are those that move slots themselves, `unable` the others. The marker `family`
     leaves only those of Redis or of Valkey, `stand_for_all` only those that it names, if any of
-    them is chosen; without it or `every_engine`, those of STANDING stand for their neighbours."""
+    them is chosen; without it or `every_engine`, versions have their neighbours stand for them."""
     family = metafunc.definition.get_closest_marker("family")
     standing = metafunc.definition.get_closest_marker("stand_for_all")
     names = [name for name in _chosen()[0] if not family or name.startswith(family.args[0])]
+    stood_for = SAME if metafunc.definition.get_closest_marker("every_engine") else SAME | BETWEEN
     if standing:
         names = [name for name in names if name in standing.args] or names
-    elif not metafunc.definition.get_closest_marker("every_engine"):
-        names = [name for name in names if STANDING.get(name) not in names]
+    else:
+        names = [name for name in names if stood_for.get(name) not in names]
     lists = {
         "engine": names,
         "able": [name for name in names if name in engines.ATOMIC],

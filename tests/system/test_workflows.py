@@ -231,7 +231,7 @@ def going(node: Node, method: str) -> dict[str, Any]:
     return {"remove_node_nodes": [node.address], "keyslot_method": method}
 
 
-@pytest.mark.stand_for_all("redis-7.0", "valkey-9.1")
+@pytest.mark.stand_for_all("valkey-9.1")
 def test_check_mode_foretells_who_joins_and_leaves_and_a_second_time_changes_nothing(
     engine: Engine,
 ) -> None:
@@ -263,7 +263,7 @@ def test_check_mode_foretells_who_joins_and_leaves_and_a_second_time_changes_not
         assert not play("remove_node", cluster, remove).changed
 
 
-@pytest.mark.stand_for_all("redis-6.2", "valkey-9.1")
+@pytest.mark.stand_for_all("valkey-9.1")
 def test_replicas_join_leave_and_die(engine: Engine) -> None:
     """With the variables as a survey gives them: lists as text, empty text for no answer."""
     with Cluster.start(engine, 3, 1, spare=3) as cluster:
@@ -380,7 +380,7 @@ def test_slots_are_shared_out_as_asked(engine: Engine, method: str) -> None:
         assert growth(syncs, cluster.members()) == {}
 
 
-@pytest.mark.stand_for_all("redis-7.0", "valkey-9.1")
+@pytest.mark.stand_for_all("redis-7.0")
 def test_the_playbook_shares_out_what_check_mode_foretells(engine: Engine) -> None:
     with Cluster.start(engine, 4, 0, slots=UNEVEN) as cluster:
         seed(cluster, KEYS)
@@ -465,6 +465,7 @@ def test_named_slots_move_with_all_their_keys(engine: Engine, method: str) -> No
         assert cluster.slot_owners()[slot] is one
 
 
+@pytest.mark.stand_for_all("redis-6.2", "redis-7.0", "valkey-9.1")
 def test_a_classic_move_that_runs_out_of_time_goes_on_in_the_next_run(engine: Engine) -> None:
     """Slowly, so that the time is over before the work is."""
     with Cluster.start(engine, 3, 1) as cluster:

@@ -254,7 +254,7 @@ def cut_once(stage: Stage, way: str, cut: Cut) -> None:
     go_back(stage, way)
 
 
-@pytest.mark.stand_for_all("redis-6.2", "redis-7.0", "valkey-9.1")
+@pytest.mark.stand_for_all("redis-7.0", "valkey-9.1")
 def test_a_classic_run_is_cut_after_each_of_its_commands(
     engine: Engine, small: Callable[[Engine], Cluster]
 ) -> None:
@@ -346,7 +346,7 @@ class Points:
                 return
 
 
-@pytest.mark.stand_for_all("redis-6.2", "redis-7.0", "valkey-9.1")
+@pytest.mark.stand_for_all("redis-6.2", "valkey-9.1")
 def test_meet_and_forget_are_cut_after_each_of_their_commands(joiners: Cluster) -> None:
     cluster, spares = joiners, joiners.spares
     before = data.digest(cluster)
@@ -390,7 +390,7 @@ def test_removal_of_a_primary_cut_as_its_replica_gets_another_one(
     assert me(replica).primary_id in {node.id for node in joiners.nodes}
 
 
-@pytest.mark.stand_for_all("redis-6.2", "redis-7.0", "valkey-9.1")
+@pytest.mark.stand_for_all("redis-6.2", "valkey-9.1")
 def test_replicate_is_cut_after_each_of_its_commands(joiners: Cluster) -> None:
     """The node follows one primary, then another one, and so on."""
     node = joiners.spares[0]

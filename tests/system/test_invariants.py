@@ -697,6 +697,23 @@ def test_source_that_fails_over_after_the_count_loses_no_write(unspoilt: Cluster
     assert data.compare(stage.before, {n: found[n] for n in stage.before if n in found}) == []
 
 
+def test_source_that_has_become_a_replica_is_told_as_such(unspoilt: Cluster) -> None:
+    stage = scene(unspoilt, slots=1)
+    attempt = migrate(stage, Cut(on(stage.source, "MEMORY USAGE"), "hold"))
+    attempt.wait_held()
+    heir = replica_of(unspoilt, stage.source)
+    heir.call("CLUSTER", "FAILOVER")
+    wait_until(lambda: me(stage.source).primary_id == heir.id, "S follows")
+    attempt.go()
+    result = attempt.result()
+    assert result["failed"]
+    assert "MOVED" in result["msg"]
+    assert "The owners have changed under the run" in result["msg"]
+    assert_success(migrate(stage).result())
+    unspoilt.wait_healthy(20)
+    assert data.compare(stage.before, data.digest(unspoilt)) == []
+
+
 def test_last_slot_is_counted_within_the_guard(small: Cluster) -> None:
     """CONFIG SET on a replica that stands still takes long: the count would be old by then."""
     stage = drained(small)

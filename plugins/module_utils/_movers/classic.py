@@ -247,6 +247,8 @@ def _with_sizes(lane: Lane, paces: _Paces, database: int, names: list[bytes]) ->
         replies = lane.step(lane.source, in_databases([database], asked), (paces.sizes, len(part)))
         sizes = by_database([database], replies)[0]
         for name, size in zip(part, sizes[1::2] if lane.stray else sizes):
+            if isinstance(size, ReplyError) and size.code == "MOVED":
+                raise _owners_changed(lane, size.text.split()[1], size)
             if isinstance(size, ReplyError) and size.code != "ASK":
                 raise size
             found.append((database, name, size if isinstance(size, int) else 0))
@@ -336,10 +338,14 @@ def _no_errors(lane: Lane, errors: t.Mapping[int, ReplyError]) -> None:
     for slot, error in errors.items():
         if _will_pass(error):
             raise error
-        raise Stopped(
-            f"slot {slot} can't move from {lane.name}: {error}. The owners have changed under the "
-            "run; run it again, it goes on from what it finds."
-        )
+        raise _owners_changed(lane, slot, error)
+
+
+def _owners_changed(lane: Lane, slot: int | str, error: ReplyError) -> Stopped:
+    return Stopped(
+        f"slot {slot} can't move from {lane.name}: {error}. The owners have changed under the "
+        "run; run it again, it goes on from what it finds."
+    )
 
 
 def _will_pass(error: ReplyError) -> bool:

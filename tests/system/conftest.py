@@ -73,7 +73,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """`engine` is each chosen one; with `method` beside it, each with the ways to move slots that
     it has; `able` are those that move slots themselves, `unable` the others. The marker `family`
     leaves only those of Redis or of Valkey, `stand_for_all` only those that it names, if any of
-    them is chosen; without it or `every_engine`, versions have their neighbours stand for them."""
+    them is chosen; in the rest, those of SAME, and without `every_engine` those of BETWEEN, leave
+    it to those that stand for them."""
     family = metafunc.definition.get_closest_marker("family")
     standing = metafunc.definition.get_closest_marker("stand_for_all")
     names = [name for name in _chosen()[0] if not family or name.startswith(family.args[0])]

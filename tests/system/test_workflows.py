@@ -403,7 +403,7 @@ def test_the_playbook_shares_out_what_check_mode_foretells(engine: Engine) -> No
 
         # As text, from a survey.
         heavy = {"rebalance_weights": f'[{{"node": "{one.address}", "weight": 1.1}}]'}
-        drained = {"rebalance_drain": f"{two.id[:8]}", "rebalance_use_empty_primaries": "true"}
+        drained = {"rebalance_drain": two.id[:8], "rebalance_use_empty_primaries": "true"}
         with unharmed(cluster, members=4):
             play("rebalance", cluster, heavy)
             assert slot_counts(cluster) == {one: 5814, two: 5285, three: 5285}

@@ -71,8 +71,17 @@ def assert_refused(
     result = asked(cluster, module, options, **how)
     missing = [word for word in words if word not in result["msg"]]
     assert not missing, f"{missing} not in: {result['msg']}"
-    assert told(cluster) == before
+    assert_same(before, told(cluster))
     return result
+
+
+def assert_same(before: Told, after: Told) -> None:
+    """AssertionError: what which node tells of which has changed."""
+    for teller, lines in before.items():
+        for told_of in lines.keys() | after[teller].keys():
+            was, now = lines.get(told_of), after[teller].get(told_of)
+            assert was == now, f"{teller} said {was} of {told_of}, and says {now}"
+    assert before.keys() == after.keys()
 
 
 def wishes(primary: Node, spare: Node) -> dict[str, Options]:

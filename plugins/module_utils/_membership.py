@@ -31,8 +31,8 @@ from ansible_collections.keyslot.redis.plugins.module_utils._preflight import (
     check_allowed,
     check_cluster,
 )
-from ansible_collections.keyslot.redis.plugins.module_utils._resp import Command
-from ansible_collections.keyslot.redis.plugins.module_utils._server import Server
+from ansible_collections.keyslot.redis.plugins.module_utils._resp import Command, Reply
+from ansible_collections.keyslot.redis.plugins.module_utils._server import Server, to_map
 from ansible_collections.keyslot.redis.plugins.module_utils._topology import (
     Report,
     Topology,
@@ -159,7 +159,7 @@ def _with_libraries(cluster: Cluster, topology: Topology, newcomer: Newcomer) ->
     if isinstance(theirs, ReplyError) or isinstance(dump, ReplyError) or not theirs:
         return newcomer
     ours = newcomer.server.call("FUNCTION", "LIST", "WITHCODE")
-    if ours == theirs:
+    if _functions(ours) == _functions(theirs):
         return newcomer
     if ours:
         raise Refused(
@@ -167,6 +167,12 @@ def _with_libraries(cluster: Cluster, topology: Topology, newcomer: Newcomer) ->
             "changed: run FUNCTION FLUSH on it if they are not needed."
         )
     return replace(newcomer, libraries=dump)
+
+
+def _functions(libraries: t.Sequence[Reply]) -> set[tuple[str, str]]:
+    """Name and code of each library; the order in which a node lists them is its own."""
+    maps = map(to_map, libraries)
+    return {(library["library_name"], library["library_code"]) for library in maps}
 
 
 def meet(
@@ -401,14 +407,14 @@ def _check_holds_nothing(topology: Topology, node_id: str) -> None:
 
 
 def _check_no_last_copy(topology: Topology, replica: str) -> None:
-    """Raises Refused for a replica with keys of a primary that does not answer and owns no slots:
-    it does not take over by itself, and is emptied by a reset and by another primary."""
+    """Raises Refused for a replica with keys of a primary that does not answer: it does not always
+    take over by itself, and is emptied by a reset and by another primary."""
     primary = topology.lines[replica].primary_id
     keys = topology.reports[replica].key_count if replica in topology.reports else 0
-    if keys and primary in topology.missing and not topology.slots.get(primary or ""):
+    if keys and primary in topology.missing:
         raise Refused(
             f"{topology.name(replica)} is a replica of {topology.name(primary or '')}, which can't "
-            f"be reached and owns no slots, and holds {keys} keys, perhaps the last copy of them. "
+            f"be reached, and holds {keys} keys, perhaps the last copy of them. "
             "Nothing was changed: bring that primary back, or let the replica take its place, with "
             "CLUSTER FAILOVER TAKEOVER on it; then run keyslot.redis.redis_cluster_fix."
         )

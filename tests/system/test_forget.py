@@ -18,12 +18,18 @@ import redis
 
 from tests.harness import data
 from tests.harness.ansible import Play, run_playbook
-from tests.harness.broken import end_cached_sockets, setslot
+from tests.harness.broken import setslot
 from tests.harness.cluster import Cluster
 from tests.harness.cutting import Cut, run, start
 from tests.harness.engines import Engine
 from tests.harness.node import Node
-from tests.harness.views import me, replica_of, wait_until
+from tests.harness.refusal import assert_same, told
+from tests.harness.views import (
+    end_cached_sockets,
+    me,
+    replica_of,
+    wait_until,
+)
 
 pytestmark = pytest.mark.system
 
@@ -69,8 +75,8 @@ def move_half(stage: Stage) -> None:
     setslot(stage.source, SLOT, "MIGRATING", stage.new.id)
     names = stage.source.call("CLUSTER", "GETKEYSINSLOT", SLOT, KEYS // 2)
     stage.source.call("MIGRATE", stage.new.host, stage.new.port, "", 0, 1000, "KEYS", *names)
-    end_cached_sockets(stage.cluster)
-    assert stage.new.call("WAIT", 1, 5000) == 1
+    end_cached_sockets(stage.cluster.primaries())
+    assert stage.new.call("WAIT", 1, 15_000) == 1
 
 
 def die(stage: Stage, node: Node) -> None:
@@ -101,13 +107,13 @@ def forget(stage: Stage, node_id: str, **more: Any) -> dict[str, Any]:
 
 def assert_refused(stage: Stage, module: str, *words: str, **more: Any) -> str:
     """It changes nothing and says so with these words; its message."""
-    markers = me(stage.source).open
+    before = told(stage.cluster)
     for check in (True, False):
         result = run(module, stage.options(_ansible_check_mode=check, **more))
         assert result.get("failed"), result
         for word in (*words, "Nothing was changed"):
             assert word in result["msg"], result["msg"]
-    assert me(stage.source).open == markers
+    assert_same(before, told(stage.cluster))
     return str(result["msg"])
 
 
@@ -173,6 +179,22 @@ def test_last_copy_of_keys_that_went_to_a_node_which_died_is_kept(stage: Stage) 
     stage.assert_whole(members=7)
 
 
+def test_replica_that_did_not_take_over_from_a_dead_owner_stays_as_it_is(stage: Stage) -> None:
+    """The cluster still calls its state ok where it needs no full coverage."""
+    heir = replica_of(stage.cluster, stage.source)
+    heir.call("CONFIG", "SET", "cluster-replica-no-failover", "yes")
+    for node in stage.cluster.members():
+        node.call("CONFIG", "SET", "cluster-require-full-coverage", "no")
+    wait_until(lambda: heir.call("DBSIZE") == KEYS, "it has all keys")
+    die(stage, stage.source)
+    words = (stage.source.address, heir.address, f"holds {KEYS} keys", "CLUSTER FAILOVER TAKEOVER")
+    assert_refused(stage, FORGET, *words, node=heir.id)
+    again = {"node": heir.id, "primary": stage.other.id}
+    assert_refused(stage, "redis_cluster_replicate", *words, **again)
+    heir.call("CLUSTER", "FAILOVER", "TAKEOVER")
+    stage.assert_whole(members=7)
+
+
 @pytest.mark.family("valkey")
 def test_node_that_died_goes_when_its_replica_has_taken_over_the_open_slot(stage: Stage) -> None:
     """Valkey lets the replica of a primary without slots take over while it imports some."""
@@ -220,7 +242,7 @@ def test_mark_that_a_killed_drain_has_left_over_keeps_no_node(stage: Stage) -> N
     cut = Cut(rf"^{stage.source.port} CLUSTER SETSLOT {SLOT} NODE", "kill after")
     back = {**there, "target": stage.source.id}
     assert start("redis_slot_migrate", stage.options(**back), cut).was_killed()
-    end_cached_sockets(stage.cluster)
+    end_cached_sockets(stage.cluster.primaries())
     wait_until(lambda: me(stage.new).slots == (), "gossip tells N")
     assert len(me(stage.new).open) == (stage.cluster.engine.family == "redis")
     assert forget(stage, stage.new.id)["changed"]

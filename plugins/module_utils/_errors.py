@@ -64,7 +64,9 @@ class ReplyError(KeyslotError):
         self.command = command
         self.user = user
         self.code = text.split(" ", 1)[0]
-        self.grant = self._missing_rule() if self.code == "NOPERM" and command else ""
+        # A denied EXEC answers EXECABORT, and only then why.
+        denied = self.code == "NOPERM" or (self.code == "EXECABORT" and "NOPERM" in text)
+        self.grant = self._missing_rule() if denied and command else ""
         message = f"{address} answered '{text}' to {command}" if address else text
         if self.grant:
             message += f": grant the user '{user}' {self.grant}"

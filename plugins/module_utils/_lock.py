@@ -41,7 +41,7 @@ from ansible_collections.keyslot.redis.plugins.module_utils._server import Login
 from ansible_collections.keyslot.redis.plugins.module_utils._topology import Topology
 
 # More often than any `timeout` by which a server closes idle connections.
-PING_SECONDS = 1.0
+PING_SECONDS = 0.5
 # A run that was cancelled between two slices may be kept so long; then its cluster is free.
 KEEPER_PATIENCE = 6.0
 PAUSE = 0.3
@@ -207,12 +207,7 @@ class Lock:
 
 
 def _is_denied(reply: Reply) -> bool:
-    return isinstance(reply, ReplyError) and bool(_grant(reply) or "unknown command" in reply.text)
-
-
-def _grant(error: ReplyError) -> str:
-    """A denied EXEC answers EXECABORT, and only then why."""
-    return error.grant or ("+exec" if "NOPERM" in error.text else "")
+    return isinstance(reply, ReplyError) and bool(reply.grant or "unknown command" in reply.text)
 
 
 def _keep(
@@ -351,7 +346,7 @@ def _refused(topology: Topology, node_id: str, others: t.Sequence[Holder]) -> Re
 def _denied_text(topology: Topology, denied: t.Mapping[str, t.Sequence[ReplyError]]) -> str:
     node_id, errors = next(iter(denied.items()))
     commands = ", ".join(dict.fromkeys(error.command for error in errors))
-    grants = " ".join(dict.fromkeys(_grant(error) for error in errors)).strip()
+    grants = " ".join(dict.fromkeys(error.grant for error in errors)).strip()
     remedy = f"grant it {grants}, on every node" if grants else "give that command its name back"
     return (
         f"Other runs can't be kept off: the user '{errors[0].user}' may not run {commands} on "

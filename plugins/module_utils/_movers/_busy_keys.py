@@ -53,19 +53,32 @@ def _settle(lane: Lane, slot: int, database: int, names: list[bytes]) -> str | N
         (lane.move.target, lane.move.source) if lane.stray else (lane.move.source, lane.move.target)
     )
     seen, hidden = map(lane.cluster.server, ids)
-    for name in names:
-        if not all(_exists(server, database, name) for server in (seen, hidden)):
-            continue
-        if lane.movement.on_busy_key != "replace" and not _equal(seen, hidden, database, name):
-            names_of = " and ".join(map(lane.topology.name, ids))
-            return (
-                f"the key '{text(name)[:100]}' in slot {slot} stands on both {names_of} with "
-                "different values. Look at both (ASKING before the read on the second), delete "
-                "the wrong one, or set on_busy_key to 'replace' to keep the first one's; then run "
-                "it again."
-            )
-        _delete(hidden, database, name)
+    # WATCH is its connection's: this one is no other thread's.
+    own = Server(hidden.host, hidden.port, hidden.login)
+    try:
+        for name in names:
+            if not all(_exists(server, database, name) for server in (seen, own)):
+                continue
+            _watch(own, database, name)
+            if lane.movement.on_busy_key != "replace" and not _equal(seen, own, database, name):
+                names_of = " and ".join(map(lane.topology.name, ids))
+                return (
+                    f"the key '{text(name)[:100]}' in slot {slot} stands on both {names_of} with "
+                    "different values. Look at both (ASKING before the read on the second), "
+                    "delete the wrong one, or set on_busy_key to 'replace' to keep the first "
+                    "one's; then run it again."
+                )
+            if _exists(seen, database, name):
+                _delete(own, database, name)
+    finally:
+        own.close()
     return None
+
+
+def _watch(server: Server, database: int, name: bytes) -> None:
+    reply = _query(server, database, [("WATCH", name)])[0]
+    if isinstance(reply, ReplyError):
+        raise reply
 
 
 def _query(server: Server, database: int, commands: list[Command]) -> list[Reply]:
@@ -115,7 +128,11 @@ def _canonical(kind: bytes, value: Reply) -> object:
 
 
 def _delete(server: Server, database: int, name: bytes) -> None:
-    """DEL with ASKING, within the open slot."""
-    for reply in _query(server, database, [("DEL", name)]):
+    """DEL with ASKING, within the open slot, unless the key has changed since it was watched: a
+    client that has deleted it on the source is sent here to write it anew. What is left then is
+    busy again at the next MIGRATE."""
+    commands: list[Command] = [("ASKING",), ("MULTI",), ("DEL", name), ("EXEC",)]
+    replies = server.pipeline(in_databases([database], commands))
+    for reply in by_database([database], replies)[0]:
         if isinstance(reply, ReplyError):
             raise reply

@@ -123,13 +123,16 @@ class Cluster:
         return lambda node_id: self._ask_member(lines[node_id])
 
     def _ask_entry(self) -> Report:
-        # Several threads may observe at once: a copy, and no surprise if it is gone by now.
-        known = next(iter([*self._servers.items()]), None)
-        if known is not None:
+        # Several threads may observe at once: a copy, and no surprise if one is gone by now.
+        for node_id, known in [*self._servers.items()]:
             try:
-                return self._same_node(known[1].report(), known[0])
+                report = self._same_node(known.report(), node_id)
             except (Unreachable, LostConnection):
-                self._servers.pop(known[0], None)
+                self._servers.pop(node_id, None)
+                continue
+            # One that was reset knows itself alone.
+            if len(report.view.lines) > 1 or len(self._servers) == 1:
+                return report
         reasons = []
         advice = ""
         for address in self.entries:
@@ -145,6 +148,7 @@ class Cluster:
                     )
                 continue
             server = self._at_own_address(server, report)
+            server.node_id = report.id
             self._servers = {report.id: server, **self._servers}
             self._answered[report.id] = server
             return report
@@ -186,6 +190,7 @@ class Cluster:
             self._servers.pop(line.id, None)
             raise
         self._dead.pop(line.id, None)
+        server.node_id = line.id
         self._servers[line.id] = self._answered[line.id] = server
         return report
 

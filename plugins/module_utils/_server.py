@@ -24,6 +24,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from ansible_collections.keyslot.redis.plugins.module_utils._errors import (
+    KeyslotError,
     LostConnection,
     Refused,
     ReplyError,
@@ -180,6 +181,7 @@ class Server:
     """A connection to one server, made when it is first needed, and anew after it was lost.
 
     Safe to use from several threads; a thread waits while another one's commands are answered.
+    Once its `node_id` is known, no other node is spoken to: an address can be another's later.
     """
 
     def __init__(self, host: str, port: int, login: Login) -> None:
@@ -188,6 +190,7 @@ class Server:
         self.login = login
         self.address = format_address(host, port)
         self.ways = 1
+        self.node_id = ""
         self._connection: t.Any = None
         self._reader: t.Any = None
         self._answered = False
@@ -219,7 +222,7 @@ class Server:
         try:
             connection.connect()
         except redis.exceptions.BusyLoadingError:
-            raise Unreachable(f"{self.address} is loading its data set; try again later.") from None
+            raise self._loading() from None
         except (redis.exceptions.AuthenticationError, redis.exceptions.ResponseError) as exc:
             raise Unreachable(self._login_refused(exc)) from None
         except (redis.exceptions.RedisError, OSError, ValueError) as exc:
@@ -230,6 +233,21 @@ class Server:
         self._connection = connection
         self._reader = Reader(self._noting(connection._sock.recv))
         self._answered = False
+        if self.node_id:
+            self._check_identity()
+
+    def _check_identity(self) -> None:
+        """By CLUSTER NODES, which every user may run; an error shows at the next command, too."""
+        asked: list[Command] = [("CLUSTER", "NODES")]
+        with self._translated(asked):
+            self._connection._sock.sendall(pack(asked))
+        (told,) = self._receive(asked)
+        if not isinstance(told, ReplyError) and self.node_id != parse_view(text(told)).me.id:
+            self.close()
+            raise Unreachable(f"another node answers at {self.address}, not {self.node_id}.")
+
+    def _loading(self) -> Unreachable:
+        return Unreachable(f"{self.address} is loading its data set; try again later.")
 
     def _login_refused(self, exc: object) -> str:
         why = f"{self.address} refused the login: {exc}".rstrip(".?")
@@ -371,7 +389,9 @@ class Server:
         self.ways = SETSLOT_WAYS if report.setslot_waits else 1
         return report
 
-    def _unusable(self, reply: ReplyError) -> Refused:
+    def _unusable(self, reply: ReplyError) -> KeyslotError:
+        if reply.code == "LOADING":
+            return self._loading()
         if "cluster support disabled" in reply.text:
             return Refused(
                 f"{self.address} is not in cluster mode: start it with 'cluster-enabled yes'."

@@ -92,7 +92,19 @@ class Forwarder:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for end in (self._listener, *self._sockets):
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._end_connections()
+
+    def lead_to(self, port: int) -> None:
+        """Ends all connections; the next ones lead to that port."""
+        self._to = port
+        self._end_connections()
+
+    def _end_connections(self) -> None:
+        while self._sockets:
+            end = self._sockets.pop()
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
             end.close()

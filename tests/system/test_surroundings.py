@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -23,7 +22,10 @@ from tests.harness.cutting import Cut, run, start
 from tests.harness.engines import Engine
 from tests.harness.node import Node
 from tests.harness.refusal import FORGET, INFO, MEET, MIGRATE, REBALANCE, REPLICATE, assert_refused
-from tests.harness.views import me
+from tests.harness.views import (
+    me,
+    wait_until,
+)
 from tests.harness.walled import Balancer, Forwarder, run_walled
 
 pytestmark = [pytest.mark.system, pytest.mark.stand_for_all("valkey-9.1", "redis-7.0")]
@@ -207,20 +209,13 @@ def test_hostnames_are_shown_and_name_nodes(cluster: Cluster) -> None:
     first, second = cluster.nodes[:2]
     second.call("CONFIG", "SET", "cluster-announce-hostname", "second.example")
     try:
-        wait_for(lambda: "second.example" in cluster.nodes_text()[first.address])
+        wait_until(lambda: "second.example" in cluster.nodes_text()[first.address], "its name")
         told = done(INFO, at(first))
         assert [n["hostname"] for n in told["nodes"] if n["id"] == second.id] == ["second.example"]
         name = f"Second.Example:{second.port}"
         move_there_and_back(cluster, at(first), name, first.address)
     finally:
         second.call("CONFIG", "SET", "cluster-announce-hostname", "")
-
-
-def wait_for(condition: Any, seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come about"
-        time.sleep(0.05)
 
 
 # Two at one address
@@ -239,11 +234,11 @@ def same_address(cluster: Cluster, liar: Node, other: Node) -> Iterator[None]:
         )
 
     try:
-        wait_for(lambda: believed(other.port))
+        wait_until(lambda: believed(other.port), "the false port")
         yield
     finally:
         liar.call("CONFIG", "SET", "cluster-announce-port", 0)
-        wait_for(lambda: believed(liar.port))
+        wait_until(lambda: believed(liar.port), "its own port")
 
 
 def test_two_members_at_one_address_are_both_named(engine: Engine) -> None:
@@ -399,6 +394,25 @@ def test_entry_that_is_down_is_followed_by_the_next(cluster: Cluster) -> None:
     assert done(INFO, options)["state"] == "ok"
 
 
+def test_address_that_is_another_nodes_in_mid_run_is_not_spoken_to(cluster: Cluster) -> None:
+    """As pods get addresses of others."""
+    first, second, third = cluster.nodes[:3]
+    with Forwarder(second.port) as mapped:
+        mapping = [{"announced": second.address, "reachable": mapped.address}]
+        wish = {"slots": ["0"], "target": second.id, "method": "classic"}
+        hold = Cut(rf"^{first.port} CLUSTER SETSLOT 0 MIGRATING", "hold")
+        attempt = start(MIGRATE, at(first, address_map=mapping, **wish), hold)
+        attempt.wait_held()
+        mapped.lead_to(third.port)
+        attempt.go()
+        result = attempt.result()
+    assert result.get("failed"), result
+    assert me(third).open == ()
+    assert done(MIGRATE, at(first, **wish))["finished"]
+    assert done(MIGRATE, at(first, **{**wish, "target": first.id}))["finished"]
+    cluster.wait_healthy(20)
+
+
 def test_slow_node_is_waited_for(cluster: Cluster) -> None:
     """A tenth of a second each way."""
     first, second = cluster.nodes[:2]
@@ -424,7 +438,7 @@ def test_dead_empty_primary_in_the_table_stands_in_nobodys_way(cluster: Cluster)
     dead = cluster.start_node()
     assert done(MEET, at(first, nodes=[dead.address]))["changed"]
     dead.kill()
-    wait_for(lambda: all(failed(text, dead) for text in texts(cluster)))
+    wait_until(lambda: all(failed(text, dead) for text in texts(cluster)), "all call it dead")
     move_there_and_back(cluster, at(first), second.address, first.address)
     told = done(INFO, at(first))
     assert {n["id"]: n["reachable"] for n in told["nodes"]}[dead._id] is False

@@ -11,6 +11,7 @@ What Redis and Valkey have in common; their own commands are in redis_atomic and
 
 from __future__ import annotations
 
+import math
 import time
 import typing as t
 from contextlib import nullcontext
@@ -61,7 +62,8 @@ class Job:
     """A migration job as an engine tells it.
 
     `over`: nothing more will happen; `done`: the target owns the slots; `hopeless`: the engine
-    tries for ever, and has failed often enough. `progress` changes as long as it gets on.
+    tries for ever, and has failed often enough. `progress` changes as long as it gets on; where
+    `left` is told, bytes that wait for a moment without writes, only a new least one counts.
     """
 
     id: str
@@ -73,6 +75,7 @@ class Job:
     done: bool
     message: str
     progress: t.Hashable = None
+    left: int | None = None
     hopeless: bool = False
 
 
@@ -128,6 +131,12 @@ def move_in_jobs(engine: Engine, lane: Lane) -> None:
 def _running(engine: Engine, lane: Lane, todo: list[int]) -> Job | None:
     told = _again(lambda: engine.look(lane))
     jobs = [job for job in told if not job.over and job.slots.intersection(todo)]
+    for job in jobs:
+        if not job.slots.issubset(lane.move.slots):
+            raise Stopped(
+                f"somebody else has begun to move slots {', '.join(format_slots(job.slots))} from "
+                f"{lane.name}. Let that end, then run it again."
+            )
     return jobs[0] if jobs else None
 
 
@@ -196,7 +205,7 @@ def _wait(
 
     Raises Stopped if it makes no progress for `wait_timeout`, after it has been cancelled.
     """
-    pause, longest = FIRST_PAUSE, 0.0
+    pause, longest, least = FIRST_PAUSE, 0.0, math.inf
     last: Job | None = None
     moved_on = time.monotonic()
     reason = ""
@@ -206,7 +215,10 @@ def _wait(
         asked = time.monotonic()
         job = _look_for(engine, lane, job_id)
         longest = max(longest, time.monotonic() - asked)
-        if job is not None and (last is None or job.progress != last.progress):
+        if job is not None and job.left is not None:
+            moved_on = time.monotonic() if job.left < least else moved_on
+            least = min(least, job.left)
+        elif job is not None and (last is None or job.progress != last.progress):
             moved_on = time.monotonic()
         if job is not None and job.over:
             if reason == "stuck" and not job.done:
@@ -264,11 +276,14 @@ def _arrived(engine: Engine, lane: Lane) -> str | None:
 
 def _stuck_text(lane: Lane, slots: list[int], job: Job | None) -> str:
     told = f"{job.state} {job.message}".strip() if job else "nothing is known of it any more"
-    return (
+    why = (
         f"the atomic migration of slots {', '.join(format_slots(slots))} from {lane.name} made no "
         f"progress for {lane.movement.wait_timeout:g} s ({told}) and was given up. Run it again; "
         "what has moved stays moved."
     )
+    if job is None or job.left is None:
+        return why
+    return f"{why} Where clients never stop writing, raise slot-migration-max-failover-repl-bytes."
 
 
 def _take_stock(lane: Lane, todo: list[int]) -> set[int]:

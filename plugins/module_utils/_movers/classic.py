@@ -368,17 +368,33 @@ def _drain(
     """Moves the open slots' known keys, and in the slots to search all others too; returns why,
     for slots that have to stay open. The count before the commit finds what is left."""
     stuck: dict[int, str] = {}
+    unfound: dict[int, set[tuple[int, bytes]]] = {}
     while waiting:
         for slot in [slot for slot, left in waiting.items() if not left]:
             waiting[slot] = _next_keys(lane, paces, slot) if slot in search else []
             message = _too_big(lane, slot, waiting[slot])
+            message = message or _unfound(lane, slot, waiting[slot], unfound.get(slot, ()))
             if message:
                 stuck[slot] = message
             if message or not waiting[slot]:
                 del waiting[slot]
         if waiting:
-            stuck.update(_migrate_burst(lane, paces, waiting))
+            stuck.update(_migrate_burst(lane, paces, waiting, unfound))
     return stuck
+
+
+def _unfound(
+    lane: Lane, slot: int, listed: list[Key], unfound: t.Collection[tuple[int, bytes]]
+) -> str | None:
+    """What to say of a key that is listed again, though MIGRATE did not find it."""
+    name = next((name for db, name, _size in listed if (db, name) in unfound), None)
+    if name is None:
+        return None
+    return (
+        f"{lane.topology.name(lane.move.source)} lists the key '{text(name)[:100]}' in slot "
+        f"{slot}, and MIGRATE does not find it there: it has expired, but is kept (is import-mode "
+        "on there?). See to it that it is deleted, then run it again."
+    )
 
 
 def _next_keys(lane: Lane, paces: _Paces, slot: int) -> list[Key]:
@@ -391,10 +407,16 @@ def _next_keys(lane: Lane, paces: _Paces, slot: int) -> list[Key]:
     return []
 
 
-def _migrate_burst(lane: Lane, paces: _Paces, waiting: dict[int, list[Key]]) -> dict[int, str]:
+def _migrate_burst(
+    lane: Lane,
+    paces: _Paces,
+    waiting: dict[int, list[Key]],
+    unfound: dict[int, set[tuple[int, bytes]]],
+) -> dict[int, str]:
     """One pipeline of MIGRATEs, at most one a slot, as much as the paces allow.
 
-    Takes what it sent out of `waiting`; returns why, for slots that have to stay open.
+    Takes what it sent out of `waiting`, and puts what was not found last into `unfound`; returns
+    why, for slots that have to stay open.
     """
     burst = _next_burst(lane, paces, waiting)
     timeout = max(1, int(lane.node_timeout * 1000 / 2 / len(burst)))
@@ -402,6 +424,8 @@ def _migrate_burst(lane: Lane, paces: _Paces, waiting: dict[int, list[Key]]) -> 
     stuck: dict[int, str] = {}
     for (slot, part), reply in zip(burst, replies):
         waiting[slot] = waiting[slot][len(part) :]
+        if reply == b"NOKEY":
+            unfound[slot] = {(db, name) for db, name, _size in part}
         message = _take_reply(lane, slot, part, reply)
         if message:
             stuck[slot] = message
@@ -638,8 +662,12 @@ def _resume(lane: Lane, slots: list[int]) -> list[int]:
     owned = set(from_ranges(target.me.ranges)).intersection(slots)
     if owned:
         done = sorted(owned)
+        told = parse_view(text(lane.source.call("CLUSTER", "NODES"))).owners
+        theirs, ours = (_epochs(server.call(*_INFO)) for server in (lane.source, lane.target))
         with lane.donor.lock:
-            _outrank(lane, _epochs(lane.source.call(*_INFO)).own, _epochs(lane.target.call(*_INFO)))
+            # One that knows of it may follow the target by now, and have its epoch.
+            if any(told[slot] != lane.move.target for slot in done):
+                _outrank(lane, theirs.own, ours)
             takes_last = len(done) == lane.donor.slots_left
             with kept_as_primary(lane) if takes_last else contextlib.nullcontext():
                 lane.source.pipeline(_setslots(done, "NODE", lane.move.target))

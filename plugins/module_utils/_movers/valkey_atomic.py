@@ -91,6 +91,7 @@ def _job(told: t.Mapping[str, t.Any]) -> Job:
         done=state == "success",
         message=told.get("message", ""),
         progress=(state, told.get("remaining_repl_size"), told.get("cow_size")),
+        left=int(told.get("remaining_repl_size", 0)) if state == "waiting-to-pause" else None,
     )
 
 

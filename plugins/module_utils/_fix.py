@@ -309,9 +309,13 @@ def _tell(cluster: Cluster, node: str, commands: t.Sequence[Command], deadline: 
 
 
 def _goal(topology: Topology) -> tuple[Goal, Topology]:
+    """To an older node no slot can go on: what it has taken of it goes back."""
     importers: dict[int, set[str]] = {}
+    reports = topology.reports
     for marker in topology.open_slots:
-        if marker.kind == "importing":
+        owner = reports.get(topology.owners[marker.slot] or "")
+        fits = owner is None or reports[marker.node].reads_dumps_of(owner)
+        if marker.kind == "importing" and fits:
             importers.setdefault(marker.slot, set()).add(marker.node)
     return FixGoal(importers), topology
 

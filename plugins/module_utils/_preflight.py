@@ -22,7 +22,6 @@ from ansible_collections.keyslot.redis.plugins.module_utils._resp import Command
 from ansible_collections.keyslot.redis.plugins.module_utils._server import Server
 from ansible_collections.keyslot.redis.plugins.module_utils._topology import (
     Topology,
-    version_tuple,
 )
 from ansible_collections.keyslot.redis.plugins.module_utils._verdicts import check_owners_answer
 
@@ -93,19 +92,10 @@ def _remedy(topology: Topology, member: str, primary: str) -> str:
 
 
 def _check_versions(topology: Topology, move: Move) -> None:
-    """A dump can be read by the same version and later ones. Valkey reads what Redis wrote up to
-    7.2, and Redis from 7.2 on what Valkey wrote before 9."""
     if move.target in topology.joining:
         return
     source, target = topology.reports[move.source], topology.reports[move.target]
-    given, taken = version_tuple(source.version), version_tuple(target.version)
-    if source.family == target.family:
-        fits = taken >= given
-    elif target.family == "valkey":
-        fits = given <= (7, 2)
-    else:
-        fits = given < (9, 0) and taken >= (7, 2)
-    if not fits:
+    if not target.reads_dumps_of(source):
         raise Refused(
             f"{topology.name(move.target)} runs {target.family} {target.version}, which can't read "
             f"keys of {source.family} {source.version} ({topology.name(move.source)}). Nothing was "

@@ -46,7 +46,7 @@ from ansible_collections.keyslot.redis.plugins.module_utils._repair import (
     thaw_importers,
 )
 from ansible_collections.keyslot.redis.plugins.module_utils._slots import format_slots
-from ansible_collections.keyslot.redis.plugins.module_utils._stray_keys import keys_outside
+from ansible_collections.keyslot.redis.plugins.module_utils._stray_keys import keys_in_the_way
 from ansible_collections.keyslot.redis.plugins.module_utils._topology import (
     Topology,
     version_tuple,
@@ -188,7 +188,9 @@ def _running_jobs(cluster: Cluster, topology: Topology, goal: Goal) -> Part | No
         pairs = []
         owners = list(topology.owners)
         for node_id, replies in cluster.tell(asked, [status]).items():
-            told = [] if isinstance(replies, KeyslotError) else replies[0]
+            if isinstance(replies, KeyslotError):
+                raise replies
+            told = replies[0]
             if isinstance(told, KeyslotError):
                 _check_idle(topology, node_id, told)
                 continue
@@ -274,7 +276,10 @@ def _make_plan(
 def _check_nothing_hidden(cluster: Cluster, topology: Topology, moves: t.Sequence[Move]) -> None:
     """Before it takes slots by the engine's way Redis deletes what a target still holds of them,
     and Valkey 9.1 ends with an assertion (kvstore.c)."""
-    for node_id, keys in keys_outside(cluster, topology, {m.target for m in moves}).items():
+    slots: dict[str, list[int]] = {}
+    for move in moves:
+        slots.setdefault(move.target, []).extend(move.slots)
+    for node_id, keys in keys_in_the_way(cluster, topology, slots).items():
         if isinstance(keys, KeyslotError):
             raise keys
         raise Refused(

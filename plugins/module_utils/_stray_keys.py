@@ -33,6 +33,7 @@ from ansible_collections.keyslot.redis.plugins.module_utils._topology import (
 )
 
 PAUSE = 0.1  # seconds between two looks
+LOOKS = 3
 PROBE_AT_ONCE = 256
 # While the engine moves slots, or deletes what has moved, it holds keys outside its slots.
 _MOVING = (
@@ -69,6 +70,22 @@ def keys_outside(
     }
 
 
+def keys_in_the_way(
+    cluster: Cluster, topology: Topology, slots: t.Mapping[str, t.Sequence[int]]
+) -> dict[str, int | KeyslotError]:
+    """Node -> how many keys it holds of the slots that are to come to it, of those nodes that hold
+    any, or do not let us ask. Where a node does not tell, all that it holds outside its slots."""
+    asked = [node for node in slots if _may_hide(topology.reports.get(node))]
+    silent = [node for node in asked if topology.reports[node].hides_keys]
+
+    def look(node: str) -> int:
+        return sum(count_keys(cluster, topology, node, slots[node]).values())
+
+    counted = cluster.each([node for node in asked if node not in silent], look)
+    told = {node: keys for node, keys in counted.items() if keys}
+    return {**keys_outside(cluster, topology, silent), **told}
+
+
 def _may_hide(report: Report | None) -> bool:
     if report is None or not report.key_count:
         return False
@@ -77,15 +94,21 @@ def _may_hide(report: Report | None) -> bool:
 
 
 def _outside(cluster: Cluster, report: Report) -> int:
-    """The total, the lower one of before and after, less the keys of slots that are counted."""
+    """The total, the lower one of before and after, less the keys of slots that are counted; if it
+    can be, at a moment without writes: keys that come meanwhile stand for some outside."""
     server = cluster.server(report.id)
     databases = sorted(report.databases)
     keyspace: Command = ("INFO", "keyspace")
     counts: list[Command] = [("CLUSTER", "COUNTKEYSINSLOT", s) for s in _counted(report)]
-    replies = server.all_ok([keyspace, *in_databases(databases, counts), keyspace])
-    within = sum(sum(found) for found in by_database(databases, replies[1:-1]))
-    totals = (keys_by_database(parse_info(text(replies[i]))) for i in (0, -1))
-    return min(sum(total.get(n, 0) for n in databases) for total in totals) - within
+    outside = 0
+    for _look in range(LOOKS):
+        replies = server.all_ok([keyspace, *in_databases(databases, counts), keyspace])
+        within = sum(sum(found) for found in by_database(databases, replies[1:-1]))
+        before, after = (keys_by_database(parse_info(text(replies[i]))) for i in (0, -1))
+        outside = min(sum(total.get(n, 0) for n in databases) for total in (before, after)) - within
+        if before == after:
+            break
+    return outside
 
 
 def _counted(report: Report) -> list[int]:

@@ -206,6 +206,17 @@ class Report:
         """Whether it counts no keys of slots that it neither owns nor imports."""
         return self.family == "redis" and version_tuple(self.version) >= (8, 4)
 
+    def reads_dumps_of(self, other: Report) -> bool:
+        """Whether keys can move from the other node to this one. A dump can be read by the same
+        version and later ones. Valkey reads what Redis wrote up to 7.2, and Redis from 7.2 on what
+        Valkey wrote before 9."""
+        given, taken = version_tuple(other.version), version_tuple(self.version)
+        if other.family == self.family:
+            return taken >= given
+        if self.family == "valkey":
+            return given <= (7, 2)
+        return given < (9, 0) and taken >= (7, 2)
+
     @property
     def takes_over(self) -> bool:
         """Whether it makes a slot its own that it imports from a node which does not claim it."""

@@ -26,7 +26,10 @@ from tests.harness.cluster import Cluster
 from tests.harness.cutting import Run, start
 from tests.harness.engines import Engine
 from tests.harness.node import Node
-from tests.harness.views import me
+from tests.harness.views import (
+    end_cached_sockets,
+    me,
+)
 
 NODE_TIMEOUT_MS = 2000
 SETTLE_SECONDS = 20.0
@@ -281,7 +284,7 @@ def _settle_conflict(world: World, message: str) -> int:
             _ask(target, "DEL", name)
         else:
             source.call("DEL", name)
-        _end_cached(target)
+        end_cached_sockets([target])
     return len(found)
 
 
@@ -298,14 +301,6 @@ def _ask(node: Node, *words: str) -> Any:
 def _read(node: Node, name: str, asking: bool) -> int:
     answer = _ask(node, "GET", name) if asking else node.call("GET", name)
     return int(answer) if isinstance(answer, bytes) and answer.strip().isdigit() else -1
-
-
-def _end_cached(node: Node) -> None:
-    """As the source does itself after 10 s."""
-    for line in node.call("CLIENT", "LIST").decode().splitlines():
-        fields = dict(word.partition("=")[::2] for word in line.split(" "))
-        if fields["cmd"] == "restore-asking":
-            node.call("CLIENT", "KILL", "ID", fields["id"])
 
 
 # What came of it

@@ -27,7 +27,14 @@ from tests.harness import data, engines
 from tests.harness.cluster import Cluster
 from tests.harness.engines import Engine
 from tests.harness.node import Node
-from tests.harness.views import asking, epoch, me, owner_told_by, wait_until
+from tests.harness.views import (
+    asking,
+    end_cached_sockets,
+    epoch,
+    me,
+    owner_told_by,
+    wait_until,
+)
 
 KEYS = 12
 FORGOTTEN = "f" * 40
@@ -76,15 +83,6 @@ def count(node: Node, slot: int) -> int:
     return int(node.call("CLUSTER", "COUNTKEYSINSLOT", slot))
 
 
-def end_cached_sockets(cluster: Cluster) -> None:
-    """What a node would do 10 s after its last MIGRATE: it keeps its connection for so long."""
-    for node in cluster.primaries():
-        for line in node.call("CLIENT", "LIST").decode().splitlines():
-            fields = dict(word.partition("=")[::2] for word in line.split(" "))
-            if fields["cmd"] == "restore-asking":
-                node.call("CLIENT", "KILL", "ID", fields["id"])
-
-
 def edit_nodes_conf(node: Node, edit: Callable[[str], str]) -> None:
     """Stops the node, edits its nodes.conf line by line, and starts it again."""
     node.stop()
@@ -107,7 +105,7 @@ def give_keys(stage: Scene, giver: Node, holder: Node, keys: int, slot: int | No
     found = giver.call("CLUSTER", "GETKEYSINSLOT", number, KEYS + 1)
     names = [name for name in found if not name.endswith(b"}double")][:keys]
     giver.call("MIGRATE", holder.host, holder.port, "", 0, 1000, "KEYS", *names)
-    end_cached_sockets(stage.cluster)
+    end_cached_sockets(stage.cluster.primaries())
 
 
 def open_towards(stage: Scene, node: Node, keys: int = 4, slot: int | None = None) -> None:
@@ -194,7 +192,7 @@ def two_migrating(stage: Scene) -> None:
         lambda: all(owner_told_by(node, stage.slot) == stage.other.id for node in told), "gossip"
     )
     setslot(stage.other, stage.slot, "MIGRATING", stage.taker.id)
-    end_cached_sockets(stage.cluster)
+    end_cached_sockets(stage.cluster.primaries())
 
 
 def several_importing(stage: Scene) -> None:

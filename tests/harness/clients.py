@@ -29,6 +29,7 @@ from redis.retry import Retry
 from tests.harness.cluster import SLOTS, Cluster, parse_ranges
 from tests.harness.data import pipe, slot_of, tag_for_slot
 from tests.harness.node import Node
+from tests.harness.views import wait_until
 
 # What redis-py raises where its map of the cluster is behind; nothing has been sent then.
 _MAP_ERRORS = (AttributeError, KeyError, IndexError, redis.exceptions.SlotNotCoveredError)
@@ -83,7 +84,7 @@ class LiveClients:
         slots: Sequence[str] | None = None,
         keys: int = 1000,
         value_bytes: int = 0,
-        timeout: float = 5.0,
+        timeout: float = 30.0,
         retries: int = 0,
         seed: int = 1,
     ) -> None:
@@ -112,15 +113,11 @@ class LiveClients:
     # Life
 
     def start(self) -> LiveClients:
-        """Start the threads and wait until each has done something (at most 10 s)."""
+        """Start the threads and wait until each has done something."""
         for worker in self._workers:
             worker.thread = threading.Thread(target=self._run, args=(worker,), daemon=True)
             worker.thread.start()
-        deadline = time.monotonic() + 10
-        while time.monotonic() < deadline:
-            if all(worker.samples or worker.errors for worker in self._workers):
-                break
-            time.sleep(0.005)
+        wait_until(lambda: all(w.samples or w.errors for w in self._workers), "clients", 60)
         return self
 
     def stop(self) -> None:

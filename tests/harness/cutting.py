@@ -82,6 +82,8 @@ class Run:
     ) -> None:
         self.trace: list[str] = []
         self.written: list[str] = []
+        self._cuts = cuts
+        self._seen = [0] * len(cuts)
         self._connection, theirs = multiprocessing.Pipe()
         context = multiprocessing.get_context("forkserver")
         _start_server()
@@ -119,10 +121,13 @@ class Run:
         self._connection.send("go")
 
     def result(self) -> dict[str, Any]:
-        """Waits for its end; the module's result. AssertionError: it was killed, or crashed."""
+        """Waits for its end; the module's result. AssertionError: it was killed, or crashed, or
+        one of its cuts was never due."""
         kind, value = self._next()
         self._process.join()
         assert kind == "result", f"no result: {kind} {value}"
+        never = [cut for cut, seen in zip(self._cuts, self._seen, strict=True) if seen < cut.nth]
+        assert not never, f"never came to {never}: {value}"
         return value
 
     def was_killed(self) -> bool:
@@ -154,7 +159,7 @@ class Run:
             self._process.kill()
             raise AssertionError(f"nothing happened for {SECONDS:g} s")
         try:
-            kind, value, self.trace, self.written = self._connection.recv()
+            kind, value, self.trace, self.written, self._seen = self._connection.recv()
         except (EOFError, OSError):  # killed, perhaps in the midst of telling
             return "died", None
         return kind, value
@@ -261,7 +266,7 @@ class _Cutter:
 
     def tell(self, kind: str, value: Any) -> None:
         with self._lock:
-            self._parent.send((kind, value, self._trace, self._written))
+            self._parent.send((kind, value, self._trace, self._written, self._seen))
 
     def _audit(self, event: str, arguments: tuple[Any, ...]) -> None:
         if event == "open":

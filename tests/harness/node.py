@@ -22,7 +22,7 @@ from redis.retry import Retry
 
 from tests.harness import engines, processes
 
-START_SECONDS = 15.0
+START_SECONDS = 60.0
 
 
 class BindFailed(RuntimeError):
@@ -111,10 +111,10 @@ class Node:
     def call(self, *words: str | int | bytes) -> Any:
         """One command on a connection that is kept; its answer, strings as bytes.
 
-        ResponseError and ConnectionError are redis-py's; after 5 s TimeoutError.
+        ResponseError and ConnectionError are redis-py's; after 20 s TimeoutError.
         """
         if self._admin is None:
-            self._admin = self.client(socket_timeout=5, socket_connect_timeout=5)
+            self._admin = self.client(socket_timeout=20, socket_connect_timeout=20)
             self._admin.response_callbacks.clear()
         return self._admin.execute_command(*words)
 
@@ -206,6 +206,8 @@ class Node:
         """Freeze it (SIGSTOP): connections stay open, nothing is answered."""
         self._signal(signal.SIGSTOP)
         self.paused = True
+        while self._state() not in "TZX":  # stopped, or dead
+            time.sleep(0.001)
 
     def resume(self) -> None:
         """Let it go on (SIGCONT)."""
@@ -242,11 +244,14 @@ class Node:
         try:
             yield lines
         finally:
-            with contextlib.suppress(redis.RedisError, OSError):
-                self.call("ECHO", marker)
-                reader.join(5)
-            connection.disconnect()
-            client.close()
+            try:
+                with self._unless_it_is_gone():
+                    self.call("ECHO", marker)
+                    reader.join(60)
+                    assert not reader.is_alive(), "MONITOR has not come to its end"
+            finally:
+                connection.disconnect()
+                client.close()
 
     @contextlib.contextmanager
     def commands(self) -> Iterator[list[str]]:
@@ -264,7 +269,7 @@ class Node:
         try:
             yield lines
         finally:
-            with contextlib.suppress(redis.RedisError, OSError):
+            with self._unless_it_is_gone():
                 entries = self.call("SLOWLOG", "GET", _SLOWLOG["slowlog-max-len"])
                 for key, value in old.items():
                     self.call("CONFIG", "SET", key, value)
@@ -275,10 +280,24 @@ class Node:
 
     # Inside
 
+    @contextlib.contextmanager
+    def _unless_it_is_gone(self) -> Iterator[None]:
+        """An error counts as long as the server runs."""
+        try:
+            yield
+        except (redis.RedisError, OSError):
+            if self.running:
+                raise
+
     def _signal(self, number: int) -> None:
         if self.process is None or self.process.poll() is not None:
             raise RuntimeError(f"{self.address} does not run")
         self.process.send_signal(number)
+
+    def _state(self) -> str:
+        """T for a process that is stopped, S for one that waits, and so on."""
+        stat = Path(f"/proc/{self.pid}/stat").read_text(encoding="utf-8", errors="replace")
+        return stat.rpartition(")")[2].split()[0]
 
     def _down(self) -> None:
         self.paused = False

@@ -38,9 +38,7 @@ def test_its_name_is_that_of_the_release(tarball: Path) -> None:
 
 
 def test_top_level_is_what_users_need_and_nothing_else(names: list[str]) -> None:
-    # All that is in the tree must be in the tarball; what is not written yet can't be.
-    expected = {name for name in FOLDERS | FILES if (ROOT / name).exists()}
-    assert {name.split("/")[0] for name in names} == expected | WRITTEN_BY_THE_BUILD
+    assert {name.split("/")[0] for name in names} == FOLDERS | FILES | WRITTEN_BY_THE_BUILD
 
 
 def test_holds_the_licence(names: list[str]) -> None:
@@ -81,7 +79,6 @@ def test_installs_without_a_network(installed: Path) -> None:
     )
 
 
-@pytest.mark.skipif(not MODULES, reason="no modules in the tree")
 def test_documentation_of_every_module_shows_from_the_installed_copy(installed: Path) -> None:
     names = [f"keyslot.redis.{name}" for name in MODULES]
     shown = json.loads(run(installed, "ansible-doc", "--json", "-t", "module", *names))

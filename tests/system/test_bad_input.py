@@ -40,6 +40,10 @@ from tests.harness.refusal import (
     told,
     wishes,
 )
+from tests.harness.views import (
+    owner_told_by,
+    wait_until,
+)
 
 pytestmark = [pytest.mark.system, pytest.mark.stand_for_all("valkey-9.1", "redis-7.0")]
 
@@ -94,7 +98,7 @@ def test_meeting_a_node_that_is_not_empty_is_refused(cluster: Cluster) -> None:
 
 def until_set(node: Node, key: bytes) -> None:
     """SET, as soon as the node serves the slot that it was just given."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while True:
         try:
             node.call("SET", key, "1")
@@ -179,7 +183,7 @@ def standalone(engine: Engine) -> Iterator[Node]:
     node.write_config({"port": node.port, "bind": node.host, "save": "", "requirepass": PASSWORD})
     node.spawn()
     try:
-        deadline = time.monotonic() + 15
+        deadline = time.monotonic() + 60
         while True:
             with contextlib.suppress(redis.RedisError, OSError):
                 node.call("PING")
@@ -328,7 +332,7 @@ def disagreement(slot: int, bystander: Node, wrong_owner: Node, owner: Node) -> 
     thread = threading.Thread(target=insist)
     thread.start()
     try:
-        time.sleep(0.1)
+        wait_until(lambda: owner_told_by(bystander, slot) == wrong_owner.id, "it disagrees")
         yield
     finally:
         ended.set()

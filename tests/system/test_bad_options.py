@@ -31,6 +31,7 @@ from tests.harness.refusal import (
     REBALANCE,
     REPLICATE,
     Options,
+    asked,
     assert_refused,
     login,
     told,
@@ -398,7 +399,20 @@ def test_redis_py_that_is_missing_or_too_old_is_told_with_the_interpreter(
     assert result["failed"] is True
     for word in ("redis-py 4.3 or later", *words, "install", "python"):
         assert word in result["msg"]
+    assert ("slots_moved" in result) is (module == MIGRATE)
     assert told(cluster) == before
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"login_port": 0}, {"login_port": 1}, {"batch_size": 0}, {"slots": ["0-"]}]
+)
+def test_mover_says_in_its_own_fields_that_it_has_moved_nothing(
+    cluster: Cluster, nodes: dict[str, Node], wrong: Options
+) -> None:
+    result = asked(cluster, MIGRATE, {"slots": ["0"], "target": nodes["b"].id, **wrong})
+    nothing = {"moves": [], "slots_moved": 0, "slots_left": None, "keys_moved": 0}
+    assert result["finished"] is False
+    assert {name: result[name] for name in nothing} == nothing
 
 
 # Playbooks check what comes later before they change anything

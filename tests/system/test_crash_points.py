@@ -32,7 +32,10 @@ from tests.harness.cluster import Cluster
 from tests.harness.cutting import Action, Cut, Run, run, start
 from tests.harness.engines import Engine
 from tests.harness.node import Node
-from tests.harness.views import me
+from tests.harness.views import (
+    end_cached_sockets,
+    me,
+)
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
 
@@ -153,10 +156,7 @@ class Stage:
         """As S does itself 10 s after its last MIGRATE: a run that finds a connection by which keys
         came waits for its end."""
         self.source.call("PING")
-        for line in self.target.call("CLIENT", "LIST").decode().splitlines():
-            fields = dict(word.partition("=")[::2] for word in line.split(" "))
-            if fields["cmd"] == "restore-asking":
-                self.target.call("CLIENT", "KILL", "ID", fields["id"])
+        end_cached_sockets([self.target])
 
     def mend_option(self) -> None:
         """What a run killed inside its guard leaves switched off is named, and put back by hand."""

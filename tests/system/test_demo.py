@@ -88,9 +88,7 @@ def test_tells_its_story(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_while_slots_move_it_leaves_nothing(
-    folder: Path, number: signal.Signals
-) -> None:
+def test_interrupted_in_the_midst_it_leaves_nothing(folder: Path, number: signal.Signals) -> None:
     process = start(folder)
     assert process.stdout is not None
     commands = 0

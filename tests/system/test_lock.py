@@ -75,7 +75,7 @@ def names(*nodes: Node) -> list[str]:
 
 def assert_no_name(cluster: Cluster) -> None:
     """Nearly at once: a server notices the end of a connection when it comes to it."""
-    deadline = time.monotonic() + 2
+    deadline = time.monotonic() + 20
     while told := names(*cluster.nodes):
         assert time.monotonic() < deadline, told
         time.sleep(0.02)
@@ -164,7 +164,7 @@ def test_of_runs_that_start_in_the_same_instant_exactly_one_goes_on(cluster: Clu
         finally:
             for each in runs:
                 each.kill()
-        cluster.wait_healthy(10)
+        cluster.wait_healthy(30)
 
 
 # What ends is not in the way
@@ -204,7 +204,7 @@ def test_a_run_that_loses_its_place_stops_at_the_next_slot_and_says_so(cluster: 
         assert bystander.address in result["msg"]
         assert 0 < result["slots_moved"] < SLOTS
         assert result["slots_left"] == SLOTS - result["slots_moved"]
-        cluster.wait_healthy(10)
+        cluster.wait_healthy(30)
         again = run(MIGRATE, options)
         assert again["slots_moved"] == result["slots_left"]
 

@@ -77,7 +77,7 @@ def held(node: Node) -> dict[str, int]:
 
 def settles(node: Node, clients: int) -> bool:
     """Whether it comes to have no more clients: MIGRATE keeps connections for 10 s."""
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + 30
     while held(node)["connected_clients"] > clients:
         if time.monotonic() > deadline:
             return False
@@ -112,5 +112,5 @@ def test_fifty_moves_there_and_back_leave_nothing(engine: Engine) -> None:
             settled = told[2 * WARM_UP]
             for name in ("descriptors", "threads"):
                 assert told[-1][name] <= settled[name], f"{method}: {name}"
-            cluster.wait_healthy(10, members=2)
+            cluster.wait_healthy(30, members=2)
             assert data.compare(before, data.digest(cluster)) == []

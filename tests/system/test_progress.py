@@ -272,7 +272,7 @@ def test_it_is_silent_where_it_is_told_to_be(cluster: Cluster, runs: Runs) -> No
         task(wish(cluster), check_mode=True),
         task(wish(cluster, progress_interval=0, **quick)),
         task(wish(cluster, target=back.id), no_log=True),
-        task(wish(cluster, target=there.id), **{"async": 60, "poll": 1}),
+        task(wish(cluster, target=there.id), **{"async": 250, "poll": 1}),
     )
     assert progress(errors) == []
     checked, quiet, _unseen, background = runs.told()
@@ -462,7 +462,7 @@ def give_back(cluster: Cluster) -> None:
 
 def agreed(cluster: Cluster) -> list[Node | None]:
     """Who owns the slots, as soon as all say the same."""
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + 30
     while True:
         try:
             return cluster.slot_owners()

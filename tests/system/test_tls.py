@@ -71,7 +71,7 @@ def options(cluster: Cluster, **changed: Any) -> dict[str, Any]:
         "login_password": PASSWORD,
         "tls": True,
         **files(cluster.tls),
-        "connect_timeout": 2,
+        "connect_timeout": 10,
         "command_timeout": COMMAND_TIMEOUT,
     }
     return {name: value for name, value in {**right, **changed}.items() if value is not None}
@@ -160,7 +160,7 @@ def test_slots_move_by_every_method_of_the_engine(cluster: Cluster) -> None:
             result = run(MIGRATE, options(cluster, **wish))
             assert result.get("slots_moved") == 100, result
             assert {move["method"] for move in result["moves"]} == {method}
-            cluster.wait_healthy(10)
+            cluster.wait_healthy(30)
     assert data.compare(before, data.digest(cluster)) == []
 
 
@@ -174,7 +174,7 @@ def test_node_joins_takes_its_share_gives_it_back_and_leaves(cluster: Cluster) -
     primary = cluster.nodes[0].address
     assert run(REPLICATE, options(cluster, node=spare.address, primary=primary))["changed"]
     assert run(FORGET, options(cluster, node=spare.address))["changed"]
-    cluster.assert_healthy(members=6)
+    cluster.wait_healthy(20, members=6)
     assert data.compare(before, data.digest(cluster)) == []
 
 
@@ -291,7 +291,7 @@ def test_tls_against_a_plain_port(cluster: Cluster) -> None:
 
 def test_tls_against_a_port_that_never_answers(cluster: Cluster) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        message = failure(cluster, login_port=silent.getsockname()[1])
+        message = failure(cluster, login_port=silent.getsockname()[1], connect_timeout=2)
     assert "set tls to false" in message
 
 

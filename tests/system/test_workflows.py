@@ -14,7 +14,7 @@ import itertools
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -26,13 +26,13 @@ from tests.harness.cutting import run_module
 from tests.harness.data import Digest, compare, digest, seed, slot_of, tag_for_slot
 from tests.harness.engines import Engine
 from tests.harness.node import Node
+from tests.harness.views import wait_until
 
 pytestmark = [pytest.mark.system, pytest.mark.every_engine, pytest.mark.timeout(600)]
 
 Options = dict[str, Any]
 KEYS = 1500
 LIVE_KEY = re.compile(rb"\{[0-9a-f]+\}live:")
-PATIENCE = 30.0
 UNEVEN = ("0-5999", "6000-11499", "11500-16383", "")
 # What a survey sends for fields that were left empty.
 UNANSWERED = dict.fromkeys(
@@ -72,7 +72,7 @@ def unharmed(cluster: Cluster, members: int, leaves: bool = False) -> Iterator[N
     assert errors == Counter()
     assert clients.operations > 50
     assert clients.lost() == []
-    cluster.assert_healthy(members=members)
+    cluster.wait_healthy(20, members=members)
     assert compare(before, resting(cluster)) == []
     assert replica_migration_off(cluster) == []
     cluster.referee_check()
@@ -183,13 +183,6 @@ def assert_stays_unknown(cluster: Cluster, *node_ids: str) -> None:
     while time.monotonic() < until:
         listed = {line.id for lines in cluster.views().values() for line in lines}
         assert listed.isdisjoint(node_ids)
-
-
-def wait_for(condition: Callable[[], bool], what: str) -> None:
-    until = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < until, f"not within {PATIENCE} s: {what}"
-        time.sleep(0.05)
 
 
 # The stories
@@ -314,7 +307,7 @@ def test_replicas_join_leave_and_die(engine: Engine) -> None:
 
         dead_id = third.id
         third.kill()
-        wait_for(lambda: all_say_failed(cluster, dead_id), "everyone calls the dead node dead")
+        wait_until(lambda: all_say_failed(cluster, dead_id), "everyone calls the dead node dead")
         with unharmed(cluster, members=6):
             result = succeed("redis_cluster_forget", cluster, node=dead_id)
         assert (result["changed"], result["forgotten_by"]) == (True, 6)

@@ -73,3 +73,20 @@ def test_playbooks_offer_every_connection_and_movement_option(name: str) -> None
         *connection_argspec().argument_spec,
         *movement_argspec().argument_spec,
     }
+
+
+def test_the_playbook_of_the_report_offers_every_connection_option() -> None:
+    text = (PLAYBOOKS / "report.yml").read_text(encoding="utf-8")
+    offered = set(re.findall(r"keyslot_(\w+)", text)) - {"hosts"}
+    assert offered == set(connection_argspec().argument_spec)
+
+
+def test_every_connection_and_movement_option_is_a_known_name() -> None:
+    """Of those that stand in a list there: a playbook refuses variables of other names."""
+    text = (PLAYBOOKS / "tasks" / "check_names.yml").read_text(encoding="utf-8")
+    listed = re.search(r"__keyslot_options:\n((?: +- \w+\n)+)", text)
+    assert listed
+    assert listed[1].split()[1::2] == [
+        *connection_argspec().argument_spec,
+        *movement_argspec().argument_spec,
+    ]

@@ -42,9 +42,16 @@ def test_a_holder_says_who_and_since_when() -> None:
     assert str(found) == "process 42 on the host 'web1', since 2026-11-25 04:55:44 UTC"
 
 
-@pytest.mark.parametrize("text", ["", "\n", "no client list at all", "name=keyslot:a:1:2:3"])
-def test_other_texts_name_nobody_or_do_not_crash(text: str) -> None:
-    assert [holder.pid for holder in holders(text)] in ([], [1])
+@pytest.mark.parametrize(
+    "text", ["", "\n", "no client list at all", "name=keyslot:a:1:2", "name=keyslot:a:b:2:3"]
+)
+def test_other_texts_name_nobody(text: str) -> None:
+    assert holders(text) == []
+
+
+def test_a_holder_without_an_address_is_one() -> None:
+    (found,) = holders("name=keyslot:a:1:2:3")
+    assert (found.pid, found.address) == (1, "")
 
 
 def test_a_slice_is_what_its_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:

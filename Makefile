@@ -5,8 +5,8 @@
 # Everything that is checked is checked by a target of this file; CI calls the same targets.
 # They do their own set-up in .venv and .build, on a machine with make, git and Python 3.11 to 3.13.
 
-# Engines for the system tests: "auto" (the embedded ones and what is at hand), "all" (the whole
-# matrix, where a missing engine is a failure) or names: ENGINES="valkey-9.1 redis-6.2".
+# Engines for the system tests: "auto" (the embedded ones and Redis 7.0), "all" (the whole matrix,
+# where a missing engine is a failure) or names: ENGINES="valkey-9.1 redis-6.2".
 ENGINES ?= auto
 # Not empty: `make test` fails on a row of its table that did not run.
 STRICT ?=

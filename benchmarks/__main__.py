@@ -85,7 +85,7 @@ def machine() -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)),
         "processor": processor[1] if processor else platform.machine(),
         "memory_mib": int(memory.split("MemTotal:")[1].split()[0]) // 1024,
-        "kernel": platform.release(),
+        "kernel": platform.release().partition("-")[0],
     }
 
 

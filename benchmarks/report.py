@@ -87,7 +87,8 @@ def tables(part: Part) -> Iterator[Table]:
         yield Table(title, part["columns"], [[*map(cell, line)] for line in part["lines"]])
     else:
         yield _speed(title, part["rows"])
-        yield _latency(title, part["rows"], part["limits_ms"])
+        if any(run["idle"] for row in part["rows"] for run in good(row)):
+            yield _latency(title, part["rows"], part["limits_ms"])
 
 
 def _speed(title: str, rows: Sequence[Mapping[str, Any]]) -> Table:

@@ -32,6 +32,7 @@ options:
       - In the classic protocol, the number of keys in a step follows from it. Only a single key can take longer.
       - In atomic migration, it sizes the jobs as far as the server allows.
       - It never changes which method is used.
+      - The least is V(0.1).
     type: float
     default: 10
   batch_size:
@@ -62,6 +63,7 @@ options:
   wait_timeout:
     description:
       - How long to wait until all nodes agree on a change, in seconds.
+      - Also for how long the server's own migration may make no progress before it is cancelled.
     type: float
     default: 60
   max_seconds:

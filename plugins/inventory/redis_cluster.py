@@ -49,33 +49,35 @@ author:
 
 EXAMPLES = r"""
 # The least: a file redis_cluster.yml. The password can also come from the environment variable REDISCLI_AUTH.
-- plugin: keyslot.redis.redis_cluster
-  login_host: 10.0.0.1
-  login_password: "{{ lookup('ansible.builtin.env', 'REDIS_PASSWORD') }}"
+plugin: keyslot.redis.redis_cluster
+login_host: 10.0.0.1
+login_password: "{{ lookup('ansible.builtin.env', 'REDIS_PASSWORD') }}"
 
+---
 # One node a machine: hosts are named after machines. Nodes are grouped by version, and those that do not answer by themselves.
-- plugin: keyslot.redis.redis_cluster
-  login_host: 10.0.0.1
-  startup_nodes:
-    - 10.0.0.2:6379
-  hostnames:
-    - keyslot_node_hostname
-    - keyslot_node_host
-  keyed_groups:
-    - key: keyslot_node_version
-      prefix: redis
-  groups:
-    redis_down: not keyslot_node_reachable
-  compose:
-    ansible_user: "'admin'"
+plugin: keyslot.redis.redis_cluster
+login_host: 10.0.0.1
+startup_nodes:
+  - 10.0.0.2:6379
+hostnames:
+  - keyslot_node_hostname
+  - keyslot_node_host
+keyed_groups:
+  - key: keyslot_node_version
+    prefix: redis
+groups:
+  redis_down: not keyslot_node_reachable
+compose:
+  ansible_user: "'admin'"
 
+---
 # The answer is kept for ten minutes.
-- plugin: keyslot.redis.redis_cluster
-  login_host: 10.0.0.1
-  cache: true
-  cache_plugin: ansible.builtin.jsonfile
-  cache_connection: /tmp/redis_cluster_inventory
-  cache_timeout: 600
+plugin: keyslot.redis.redis_cluster
+login_host: 10.0.0.1
+cache: true
+cache_plugin: ansible.builtin.jsonfile
+cache_connection: /tmp/redis_cluster_inventory
+cache_timeout: 600
 """
 
 import typing as t

@@ -177,6 +177,7 @@ slots_moved:
 slots_left:
   description:
     - Number of slots in the plan's moves that are still to be done.
+    - V(null) if the run failed before there was a plan.
   type: int
   returned: success and failure
   sample: 0

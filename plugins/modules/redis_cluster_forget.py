@@ -43,7 +43,8 @@ options:
     type: float
     default: 60
 notes:
-  - O(login_host) or one of O(startup_nodes) should be a node that stays. A node that has been removed knows no other node.
+  - O(login_host) has to be a node that stays. O(startup_nodes) do not make up for it, they are asked only where it does not
+    answer; and the node by which the cluster was entered is not removed.
   - On Valkey 8.1 and later, a node that was down when it was removed comes back if it is ever started with its old
     C(nodes.conf). The module warns of it.
   - Another member that is down and comes back later brings the node back. The module warns of that, too. Another member that

@@ -109,8 +109,9 @@ problems:
   contains:
     kind:
       description:
-        - What kind of problem it is, for example V(unreachable), V(state), V(disagreement), V(uncovered),
-          V(migrating_slot), V(importing_slot), V(stray_keys), V(link), V(address) or V(config).
+        - What kind of problem it is, V(unreachable), V(state), V(disagreement), V(uncovered), V(migrating_slot),
+          V(importing_slot), V(replica_migrating_slot), V(replica_importing_slot), V(stray_keys), V(link), V(address) or
+          V(config).
       type: str
     node:
       description: Id of the node that has the problem. Empty if it is the whole cluster's.

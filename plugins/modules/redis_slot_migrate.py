@@ -200,6 +200,7 @@ slots_moved:
 slots_left:
   description:
     - Number of slots of the plan that are still to be moved.
+    - V(null) if the run failed before there was a plan.
   type: int
   returned: success and failure
   sample: 0

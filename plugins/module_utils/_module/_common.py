@@ -13,6 +13,7 @@ import math
 import re
 import socket
 import typing as t
+from types import MappingProxyType
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -106,20 +107,23 @@ def find_or_joining(
 
 
 def run_module(
-    module: AnsibleModule, body: t.Callable[[Cluster, Params], dict[str, t.Any]]
+    module: AnsibleModule,
+    body: t.Callable[[Cluster, Params], dict[str, t.Any]],
+    nothing_done: t.Mapping[str, t.Any] = MappingProxyType({}),
 ) -> None:
     """Runs `body` and exits with the result it returns, or fails with the error it raises.
 
-    A result with `msg` and `failed` fails the module too, with all that it says.
+    A result with `msg` and `failed` fails the module too, with all that it says. `nothing_done`:
+    fields of a failure for which the error itself has none.
     """
     missing = missing_library()
     if missing:
-        module.fail_json(msg=missing, exception=REDIS_IMPORT_ERROR)
+        module.fail_json(msg=missing, exception=REDIS_IMPORT_ERROR, **nothing_done)
     try:
         with connect(module.params) as cluster:
             result = body(cluster, module.params)
     except KeyslotError as exc:
-        module.fail_json(msg=str(exc), **exc.details)
+        module.fail_json(msg=str(exc), **{**nothing_done, **exc.details})
     for warning in result.pop("warnings", ()):
         module.warn(warning)
     if result.pop("failed", False):

@@ -15,10 +15,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.keyslot.redis.plugins.module_utils import _slice
 from ansible_collections.keyslot.redis.plugins.module_utils._cluster import Cluster
-from ansible_collections.keyslot.redis.plugins.module_utils._errors import (
-    KeyslotError,
-    OptionError,
-)
+from ansible_collections.keyslot.redis.plugins.module_utils._errors import OptionError
 from ansible_collections.keyslot.redis.plugins.module_utils._estimate import bytes_of
 from ansible_collections.keyslot.redis.plugins.module_utils._lane import Lane, Movement
 from ansible_collections.keyslot.redis.plugins.module_utils._lock import end_keeper
@@ -79,13 +76,10 @@ def run_moving(
         try:
             _check(movement)
             return body(cluster, params, movement)
-        except KeyslotError as exc:
-            exc.details = {**_NOTHING_DONE, **exc.details}
-            raise
         finally:
             end_keeper()
 
-    run_module(module, run)
+    run_module(module, run, _NOTHING_DONE)
 
 
 def _check(movement: Movement) -> None:

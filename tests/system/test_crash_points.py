@@ -470,7 +470,7 @@ def play_and_kill(name: str, variables: dict[str, Any], moment: Moment, results:
     return under_way
 
 
-@pytest.mark.stand_for_all("redis-7.0", "valkey-9.1")
+@pytest.mark.stand_for_all("valkey-9.1")
 def test_roles_are_killed_between_and_within_their_tasks(engine: Engine, tmp_path: Path) -> None:
     """A node is added by one role and removed by the other one, both killed on the way."""
     with Cluster.start(engine, 3, 0, spare=1) as cluster:

@@ -38,7 +38,10 @@ from tests.harness.views import (
 )
 from tests.harness.walled import Forwarder
 
-pytestmark = pytest.mark.system
+pytestmark = [
+    pytest.mark.system,
+    pytest.mark.stand_for_all("redis-6.2", "redis-8.6", "valkey-9.1"),
+]
 
 FIX = "redis_cluster_fix"
 INFO = "redis_cluster_info"

@@ -155,7 +155,7 @@ class ProcessList:
             time.sleep(0.05)
 
 
-@pytest.mark.stand_for_all("redis-7.0", "valkey-9.1")
+@pytest.mark.stand_for_all("valkey-9.1")
 @pytest.mark.parametrize("kind", PASSWORDS)
 def test_play_at_its_most_talkative_shows_nothing(
     cluster: Cluster, tmp_path: Path, kind: str

@@ -212,7 +212,7 @@ def meet(
         for newcomer, reason in zip(newcomers, wrong):
             told = [entry] if reason else _strangers(seen, newcomer)
             # It is only queued, and dropped without a word when the handshake fails.
-            if told and time.monotonic() - asked.get(newcomer.id, -9e9) > MEET_AGAIN_SECONDS:
+            if told and time.monotonic() - asked.get(newcomer.id, -math.inf) > MEET_AGAIN_SECONDS:
                 _introduce(cluster, told, newcomer)
                 asked[newcomer.id] = time.monotonic()
         return next(filter(None, wrong), None) or told_ok(seen) or _not_linked(seen)

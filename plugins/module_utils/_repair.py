@@ -162,12 +162,12 @@ def clear_on_replicas(cluster: Cluster, topology: Topology) -> int:
 
 
 def check_nobody_moves(
-    cluster: Cluster, topology: Topology, finish: t.Sequence[tuple[str, str, int]]
+    cluster: Cluster, topology: Topology, ways: t.Sequence[tuple[str, str, int]]
 ) -> None:
     """Raises Refused if keys of the open slots go to their targets while we only watch: somebody
     else is at work."""
     before = {
-        (source, target, slot): _some_keys(cluster, source, slot) for source, target, slot in finish
+        (source, target, slot): _some_keys(cluster, source, slot) for source, target, slot in ways
     }
     if not any(before.values()):
         return

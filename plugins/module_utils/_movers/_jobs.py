@@ -298,7 +298,8 @@ def _view(server: Server) -> View:
 
 
 def _wait_until_owned(lane: Lane, slots: list[int]) -> None:
-    """Until target and source both say that the slots are the target's."""
+    """Until target and source both say that the slots are the target's, `wait_timeout` at most:
+    what they still say then is seen when all is done."""
     deadline = time.monotonic() + lane.movement.wait_timeout
     while time.monotonic() < deadline:
         views = [_view(server) for server in (lane.target, lane.source)]

@@ -37,7 +37,6 @@ quick = settings(deadline=None, max_examples=60)
 
 A, B, C = ("a" * 40, "b" * 40, "c" * 40)
 IDS = (A, B, C)
-DEAD = "d" * 40
 FORGOTTEN = "f" * 40
 SLOTS = {A: "0-99", B: "100-199", C: "200-16383"}
 EPOCHS = {A: 1, B: 2, C: 3}

@@ -11,7 +11,7 @@ ENGINES ?= auto
 # Not empty: `make test` fails on a row of its table that did not run.
 STRICT ?=
 # How many processes share the system tests.
-JOBS ?= 5
+JOBS ?= 6
 # Folders of test servers: each SETSLOT writes nodes.conf to the disk.
 KEYSLOT_FOLDERS ?= $(shell test -w /dev/shm && echo /dev/shm)
 # The ansible-cores on which sanity, ansible-units and integration can run, each in a venv of its own

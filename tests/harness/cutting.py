@@ -306,7 +306,7 @@ class _Cutter:
     @staticmethod
     def _lose(server: Server) -> None:
         server.close()
-        raise LostConnection(f"the connection to {server.address} was cut by the test")
+        raise LostConnection(f"the connection to {server.address} was lost: the test cut it")
 
     def _die(self, server: Server, commands: Sequence[Command]) -> None:
         with self._lock:

@@ -70,7 +70,7 @@ def unharmed(cluster: Cluster, members: int, leaves: bool = False) -> Iterator[N
     if leaves and errors.total() == 1:
         errors.pop("ClusterDownError: Hash slot not served", None)
     assert errors == Counter()
-    assert clients.operations > 50
+    assert clients.operations > 10
     assert clients.lost() == []
     cluster.wait_healthy(20, members=members)
     assert compare(before, resting(cluster)) == []

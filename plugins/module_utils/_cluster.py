@@ -124,15 +124,21 @@ class Cluster:
 
     def _ask_entry(self) -> Report:
         # Several threads may observe at once: a copy, and no surprise if one is gone by now.
-        for node_id, known in [*self._servers.items()]:
-            try:
-                report = self._same_node(known.report(), node_id)
-            except (Unreachable, LostConnection):
-                self._servers.pop(node_id, None)
-                continue
-            # One that was reset knows itself alone.
-            if len(report.view.lines) > 1 or len(self._servers) == 1:
-                return report
+        known = dict(self._servers)
+
+        def ask(node_id: str) -> Report:
+            return self._same_node(known[node_id].report(), node_id)
+
+        # The others at once: where the network is gone, each of them takes its full time.
+        for asked in ([*known][:1], [*known][1:]):
+            for node_id, answer in self.each(asked, ask).items():
+                if isinstance(answer, (Unreachable, LostConnection)):
+                    self._servers.pop(node_id, None)
+                elif isinstance(answer, KeyslotError):
+                    raise answer
+                # One that was reset knows itself alone.
+                elif len(answer.view.lines) > 1 or len(known) == 1:
+                    return answer
         reasons = []
         advice = ""
         for address in self.entries:

@@ -26,10 +26,7 @@ from tests.harness.cluster import Cluster
 from tests.harness.cutting import Run, start
 from tests.harness.engines import Engine
 from tests.harness.node import Node
-from tests.harness.views import (
-    end_cached_sockets,
-    me,
-)
+from tests.harness.views import end_cached_sockets, me
 
 NODE_TIMEOUT_MS = 2000
 SETTLE_SECONDS = 20.0

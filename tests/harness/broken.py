@@ -27,14 +27,7 @@ from tests.harness import data, engines
 from tests.harness.cluster import Cluster
 from tests.harness.engines import Engine
 from tests.harness.node import Node
-from tests.harness.views import (
-    asking,
-    end_cached_sockets,
-    epoch,
-    me,
-    owner_told_by,
-    wait_until,
-)
+from tests.harness.views import asking, end_cached_sockets, epoch, me, owner_told_by, wait_until
 
 KEYS = 12
 FORGOTTEN = "f" * 40

@@ -19,7 +19,7 @@ import pytest
 import redis
 
 from tests.harness import data
-from tests.harness.ansible import ROOT
+from tests.harness.ansible import ROOT, run_playbook
 from tests.harness.cluster import Cluster
 from tests.harness.cutting import run
 from tests.harness.engines import Engine
@@ -170,6 +170,22 @@ def test_user_for_members_can_meet_replicate_and_forget(cluster: Cluster) -> Non
         assert done(cluster, REPLICATE, options)["changed"]
         assert done(cluster, FORGET, {**who, "node": spare.address})["changed"]
     cluster.wait_healthy(20, members=6)
+
+
+@pytest.mark.stand_for_all("valkey-9.1")
+def test_roles_need_the_rights_of_the_members_and_those_of_the_way(cluster: Cluster) -> None:
+    spare, owners = cluster.add_spare(), cluster.ownership().keys()
+    both = [*rights("keyslot-classic"), *rights(members_set(cluster.engine))]
+    with user(cluster, "keyslot-roles", both) as who:
+        wish = {**login(cluster.nodes[0]), **who, "method": "classic"}
+        options = {f"keyslot_{name}": value for name, value in wish.items()}
+        joins = run_playbook("add_node", {**options, "add_node_nodes": spare.address})
+        assert joins.code == 0, joins.output
+        assert cluster.ownership().keys() == {*owners, spare.id}
+        leaves = run_playbook("remove_node", {**options, "remove_node_nodes": spare.address})
+        assert leaves.code == 0, leaves.output
+    cluster.wait_healthy(20, members=6)
+    assert cluster.ownership().keys() == owners
 
 
 @contextlib.contextmanager

@@ -40,10 +40,7 @@ from tests.harness.refusal import (
     told,
     wishes,
 )
-from tests.harness.views import (
-    owner_told_by,
-    wait_until,
-)
+from tests.harness.views import owner_told_by, wait_until
 
 pytestmark = [pytest.mark.system, pytest.mark.stand_for_all("valkey-9.1", "redis-7.0")]
 

@@ -32,10 +32,7 @@ from tests.harness.cluster import Cluster
 from tests.harness.cutting import Action, Cut, Run, run, start
 from tests.harness.engines import Engine
 from tests.harness.node import Node
-from tests.harness.views import (
-    end_cached_sockets,
-    me,
-)
+from tests.harness.views import end_cached_sockets, me
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
 

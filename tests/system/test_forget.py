@@ -24,12 +24,7 @@ from tests.harness.cutting import Cut, run, start
 from tests.harness.engines import Engine
 from tests.harness.node import Node
 from tests.harness.refusal import assert_same, told
-from tests.harness.views import (
-    end_cached_sockets,
-    me,
-    replica_of,
-    wait_until,
-)
+from tests.harness.views import end_cached_sockets, me, replica_of, wait_until
 
 pytestmark = pytest.mark.system
 

@@ -19,15 +19,7 @@ from tests.harness.cluster import Cluster
 from tests.harness.cutting import Cut, Run, run, start
 from tests.harness.engines import Engine
 from tests.harness.node import Node
-from tests.harness.refusal import (
-    FORGET,
-    MEET,
-    MIGRATE,
-    REBALANCE,
-    REPLICATE,
-    assert_refused,
-    login,
-)
+from tests.harness.refusal import FORGET, MEET, MIGRATE, REBALANCE, REPLICATE, assert_refused, login
 
 pytestmark = pytest.mark.system
 

@@ -22,10 +22,7 @@ from tests.harness.cutting import Cut, run, start
 from tests.harness.engines import Engine
 from tests.harness.node import Node
 from tests.harness.refusal import FORGET, INFO, MEET, MIGRATE, REBALANCE, REPLICATE, assert_refused
-from tests.harness.views import (
-    me,
-    wait_until,
-)
+from tests.harness.views import me, wait_until
 from tests.harness.walled import Balancer, Forwarder, run_walled
 
 pytestmark = [pytest.mark.system, pytest.mark.stand_for_all("valkey-9.1", "redis-7.0")]

@@ -23,12 +23,7 @@ from tests.harness.cluster import Cluster, parse_nodes
 from tests.harness.cutting import Cut, Run, run, run_module, start
 from tests.harness.engines import Engine
 from tests.harness.node import Node
-from tests.harness.views import (
-    end_cached_sockets,
-    owner_told_by,
-    under_way,
-    wait_until,
-)
+from tests.harness.views import end_cached_sockets, owner_told_by, under_way, wait_until
 
 pytestmark = pytest.mark.system
 

@@ -21,8 +21,8 @@ pytestmark = [pytest.mark.system, pytest.mark.every_engine]
 MOVING = 2048
 # S gives all but 52 of its slots, T gets them.
 SHARES = ["0-2099", "2100-9000", "9001-16383"]
-# What is aimed at is 50,000 SET/s; a machine that is busy with other tests gives less.
-LEAST_RATE = 2_000
+# What is aimed at is 50,000 SET/s; a machine that is busy with other tests may give less.
+LEAST_RATE = 5_000
 
 
 def test_slots_move_under_a_flood_of_writes(engine: Engine, method: str) -> None:

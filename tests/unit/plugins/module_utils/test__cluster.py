@@ -119,3 +119,14 @@ def test_threads_that_lose_the_same_entry_at_once_try_the_other_entries() -> Non
         with ThreadPoolExecutor(2) as threads:
             attempts = [threads.submit(cluster.observe) for _thread in range(2)]
         assert [type(attempt.exception()) for attempt in attempts] == [Unreachable, Unreachable]
+
+
+def test_when_the_entry_is_gone_the_other_known_nodes_are_asked_at_once() -> None:
+    """Where the network is gone, each of them takes as long as a command may."""
+    others = Lost(2)
+    with Cluster([], t.cast(t.Any, None), {}) as cluster:
+        known = {"a": Closed(NO_CONNECTION), "b": others, "c": others}
+        cluster._servers.update(t.cast(t.Any, known))
+        with pytest.raises(Unreachable, match="no node of the cluster could be asked"):
+            cluster.observe()
+        assert cluster._servers == {}

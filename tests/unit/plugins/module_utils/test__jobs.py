@@ -12,15 +12,23 @@ from types import SimpleNamespace
 import pytest
 
 from ansible_collections.keyslot.redis.plugins.module_utils._errors import Stopped
-from ansible_collections.keyslot.redis.plugins.module_utils._movers._jobs import (
-    Engine,
-    Job,
-    _wait,
-)
+from ansible_collections.keyslot.redis.plugins.module_utils._movers import _jobs
+from ansible_collections.keyslot.redis.plugins.module_utils._movers._jobs import Engine, Job
 
 RUNNING = Job("1", "S", "T", frozenset({5}), "waiting-to-pause", False, False, "")
 DONE = Job("1", "S", "T", frozenset({5}), "success", True, True, "")
 CANCELLED = Job("1", "S", "T", frozenset({5}), "cancelled", True, False, "")
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time goes by in sleeps alone, and at once."""
+    now = [0.0]
+
+    def sleep(seconds: float) -> None:
+        now[0] += seconds
+
+    monkeypatch.setattr(_jobs, "time", SimpleNamespace(sleep=sleep, monotonic=lambda: now[0]))
 
 
 def waited(lefts: t.Iterable[int], wait_timeout: float) -> Job | None:
@@ -49,7 +57,7 @@ def waited(lefts: t.Iterable[int], wait_timeout: float) -> Job | None:
 
     unused: t.Any = None
     engine = Engine(unused, look, cancel, unused, unused, "arrived", last_slot_alone=False)
-    return _wait(engine, lane, "1", [5], may_leave=False)[0]
+    return _jobs._wait(engine, lane, "1", [5], may_leave=False)[0]
 
 
 def test_a_target_that_catches_up_slowly_is_waited_for() -> None:

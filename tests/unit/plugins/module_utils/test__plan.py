@@ -488,10 +488,11 @@ def test_open_slots_are_finished_only_where_one_may_give_and_the_other_take(
     case: tuple[Owners, BalanceGoal], data: st.DataObject
 ) -> None:
     owners, goal = case
-    source, target = (data.draw(st.sampled_from(NODES)) for _side in "st")
-    held = [slot for slot, owner in enumerate(owners) if owner == source]
-    assume(held and source != target)
+    held = [slot for slot, owner in enumerate(owners) if owner is not None]
+    assume(held)
     slot = data.draw(st.sampled_from(held))
+    source = owners[slot]
+    target = data.draw(st.sampled_from([node for node in NODES if node != source]))
     counts, shares = counts_of(owners), goal.shares(owners)
     gives = source in goal.drain or counts[source] > shares.get(source, counts[source])
     takes = target in shares and counts[target] < shares[target]

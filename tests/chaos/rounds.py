@@ -106,7 +106,7 @@ class World:
             first = self._cluster.nodes[0]
             for node in self._cluster.spares:
                 node.call("CLUSTER", "MEET", first.host, first.port)
-            self._cluster.wait_healthy(30, members=8)
+            self._cluster.wait_healthy(members=8)
             nodes = self._cluster.nodes
             self.shards = [(nodes[index], nodes[index + 3]) for index in range(3)]
             self.shards += [(node,) for node in self._cluster.spares]
@@ -376,7 +376,7 @@ def _mend(world: World, told: Round) -> None:
             node.call("CLUSTER", "MEET", other.host, other.port)
             told.refusals.append("(a drained primary had become a replica)")
     try:
-        world.cluster.wait_healthy(20, members=8)
+        world.cluster.wait_healthy(members=8)
         assert all(replica_of(world.cluster, world.primary(s[0])) for s in world.shards[:3])
     except AssertionError:
         world.close()

@@ -403,7 +403,7 @@ class Cluster:
         assert not found, "\n".join([f"{self.engine.name} is not healthy:", *found])
 
     def wait_healthy(
-        self, timeout: float = 30, covered: bool = True, members: int | None = None
+        self, timeout: float = 60, covered: bool = True, members: int | None = None
     ) -> float:
         """Wait until there are no problems(); the seconds it took. AssertionError: timeout."""
         began = time.monotonic()

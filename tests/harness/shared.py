@@ -47,7 +47,7 @@ class SharedCluster:
         try:
             if len(cluster.members()) != NODES:
                 return False
-            cluster.wait_healthy(30, members=NODES)
+            cluster.wait_healthy(members=NODES)
             fits = self._fits(cluster)
             for node in cluster.primaries():
                 node.call("FLUSHALL")

@@ -111,7 +111,7 @@ def tool_at_work(source: Node, target: Node, slot: int) -> Iterator[list[bytes]]
         thread.join()
 
 
-def wait_until(condition: Callable[[], bool], what: str, seconds: float = 20) -> None:
+def wait_until(condition: Callable[[], bool], what: str, seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"

@@ -76,4 +76,4 @@ def test_the_playbook_of_one_line_takes_what_a_survey_gives(project: Path, insta
             shares = [count_slots(parse_ranges(owned.get(n.id, []))) for n in cluster.spares]
             assert [share in (SLOTS // 5, SLOTS // 5 + 1) for share in shares] == [joined > 0] * 2
         assert "changed=0" in run(installed, *words, cwd=project)
-        cluster.wait_healthy(20, members=5)
+        cluster.wait_healthy(members=5)

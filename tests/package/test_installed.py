@@ -33,5 +33,5 @@ def test_adds_a_node_and_moves_slots_from_anywhere(installed: Path, tmp_path: Pa
         assert {"0-99", "200"} <= set(cluster.ownership()[new.id])
         assert "| SUCCESS =>" in run(installed, *adhoc, cwd=tmp_path)
 
-        cluster.wait_healthy(20, members=4)
+        cluster.wait_healthy(members=4)
         assert compare(before, digest(cluster)) == []

@@ -137,10 +137,10 @@ def test_users_for_moves_can_move(cluster: Cluster) -> None:
         with user(cluster, name, rights(name)) as who:
             move = {**who, "slots": ["0-99"], "target": target.id, "method": method}
             assert done(cluster, MIGRATE, move)["slots_moved"] == 100
-            cluster.wait_healthy(30)
+            cluster.wait_healthy()
             back = {**who, "threshold": 0, "method": method}
             assert done(cluster, REBALANCE, back)["slots_moved"] == 100
-            cluster.wait_healthy(30)
+            cluster.wait_healthy()
     assert len(cluster.ownership()[source.id]) <= 2
     assert data.compare(before, data.digest(cluster)) == []
 
@@ -159,7 +159,7 @@ def test_user_for_repairs_can_repair(cluster: Cluster) -> None:
     assert {repair["kind"] for repair in result["repairs"]} == {"collect", "clear"}
     assert owner.call("GET", key) == b"v"
     owner.call("DEL", key)
-    cluster.wait_healthy(30)
+    cluster.wait_healthy()
 
 
 def test_user_for_members_can_meet_replicate_and_forget(cluster: Cluster) -> None:
@@ -169,7 +169,7 @@ def test_user_for_members_can_meet_replicate_and_forget(cluster: Cluster) -> Non
         options = {**who, "node": spare.address, "primary": cluster.nodes[0].address}
         assert done(cluster, REPLICATE, options)["changed"]
         assert done(cluster, FORGET, {**who, "node": spare.address})["changed"]
-    cluster.wait_healthy(20, members=6)
+    cluster.wait_healthy(members=6)
 
 
 @pytest.mark.stand_for_all("valkey-9.1")
@@ -184,7 +184,7 @@ def test_roles_need_the_rights_of_the_members_and_those_of_the_way(cluster: Clus
         assert cluster.ownership().keys() == {*owners, spare.id}
         leaves = run_playbook("remove_node", {**options, "remove_node_nodes": spare.address})
         assert leaves.code == 0, leaves.output
-    cluster.wait_healthy(20, members=6)
+    cluster.wait_healthy(members=6)
     assert cluster.ownership().keys() == owners
 
 
@@ -302,7 +302,7 @@ def test_each_right_to_change_members_is_named_before_anything_is_changed(
             # A node just met learns the others' slots and primaries after their names, and a MEET
             # that was sent once more leaves the trace of a handshake for a while.
             cluster.wait_healthy()
-    cluster.wait_healthy(20, members=6)
+    cluster.wait_healthy(members=6)
 
 
 def test_forgetting_a_primary_needs_the_right_to_give_its_replicas_away(cluster: Cluster) -> None:
@@ -317,7 +317,7 @@ def test_forgetting_a_primary_needs_the_right_to_give_its_replicas_away(cluster:
     finally:
         done(cluster, REPLICATE, {"node": replica.address, "primary": old})
         done(cluster, FORGET, {"node": spare.id})
-    cluster.wait_healthy(20, members=6)
+    cluster.wait_healthy(members=6)
 
 
 def test_each_right_to_keep_other_runs_off_is_warned_of(cluster: Cluster) -> None:
@@ -347,7 +347,7 @@ def test_each_right_to_keep_others_off_is_warned_of_when_members_change(cluster:
             result = run(module, {**login(cluster.nodes[0]), **who, **options})
         assert result.get("changed"), result
         assert_warned(result, name, right)
-    cluster.wait_healthy(20, members=6)
+    cluster.wait_healthy(members=6)
 
 
 def assert_warned(result: dict[str, Any], name: str, right: str) -> None:

@@ -233,7 +233,7 @@ def assert_failed(result: dict[str, Any], *words: str) -> None:
 
 def assert_whole(stage: Scene) -> None:
     """All agree, nothing is open or under way, and the keys are what they were."""
-    stage.cluster.wait_healthy(20)
+    stage.cluster.wait_healthy()
     wait_until(lambda: under_way(stage.cluster) == [], "the end of all jobs")
     assert data.compare(stage.before, data.digest(stage.cluster)) == []
 
@@ -301,7 +301,7 @@ def joined(cluster: Cluster, engine: Engine, count: int) -> Node:
     node = cluster.start_node(engine)
     for member in cluster.members():
         member.call("CLUSTER", "MEET", node.host, node.port)
-    cluster.wait_healthy(30, members=count)
+    cluster.wait_healthy(members=count)
     return node
 
 
@@ -350,7 +350,7 @@ def test_a_slot_on_its_way_to_an_older_node_is_brought_home(mixed: tuple[Engine,
         assert not told.get("failed"), told
         result = run("redis_cluster_fix", options)
         assert not result.get("failed"), result
-        cluster.wait_healthy(20)
+        cluster.wait_healthy()
         assert_owned_by(stage, stage.source)
         after = data.digest(cluster)
         assert after.pop(late.decode() if late.decode() in after else late)
@@ -487,7 +487,7 @@ def test_after_a_takeover_by_the_targets_replica_the_slots_go_to_that(
         result = attempt.result()
     if how == "death":
         stage.target.restart()
-    cluster.wait_healthy(30)
+    cluster.wait_healthy()
     assert_failed(result, stage.target.address)
     assert_whole(stage)
     assert_owned_by(stage, stage.source)
@@ -509,7 +509,7 @@ def test_after_the_death_of_the_target_the_next_run_ends_it(cluster: Cluster) ->
 
 
 def assert_next_run_ends_it(stage: Scene) -> None:
-    stage.cluster.wait_healthy(30)
+    stage.cluster.wait_healthy()
     if stage.cluster.slot_owners()[stage.slots[0]] is not stage.target:
         assert_success(migrate(stage).result(), "atomic")
     assert_moved(stage)
@@ -535,7 +535,7 @@ def test_a_flush_in_mid_job_does_not_keep_it_from_its_goal(cluster: Cluster) -> 
     with in_mid_job(stage) as attempt:
         stage.source.call("FLUSHALL")
         assert_success(attempt.result(), "atomic")
-    cluster.wait_healthy(20)
+    cluster.wait_healthy()
     assert_owned_by(stage, stage.target)
     assert data.digest(cluster) == {}
 

@@ -121,7 +121,7 @@ class Stage:
 
     def assert_owned(self) -> None:
         """All agree, nothing is open, no key is lost, changed or doubled."""
-        self.cluster.wait_healthy(20, members=NODES)
+        self.cluster.wait_healthy(members=NODES)
         assert data.compare(self.before, data.digest(self.cluster)) == []
         owners = self.cluster.slot_owners()
         assert {owners[slot] for slot in SLOTS} == {self.target}
@@ -147,7 +147,7 @@ class Stage:
         if alone:
             both = [n for n in self.cluster.replicas() if me(n).primary_id == self.target.id]
             both[0].call("CLUSTER", "REPLICATE", alone.pop())
-            self.cluster.wait_healthy(20, members=NODES)
+            self.cluster.wait_healthy(members=NODES)
 
     def end_cached_sockets(self) -> None:
         """As S does itself 10 s after its last MIGRATE: a run that finds a connection by which keys
@@ -181,7 +181,7 @@ def small(request: pytest.FixtureRequest) -> Iterator[Callable[[Engine], Cluster
         cluster = made[engine.name]
         for node in cluster.primaries():
             node.call("FLUSHALL")
-        cluster.wait_healthy(20, members=NODES)
+        cluster.wait_healthy(members=NODES)
         return cluster
 
     yield get
@@ -358,13 +358,13 @@ def test_meet_and_forget_are_cut_after_each_of_their_commands(joiners: Cluster) 
         for node in spares:
             meeting.at(lambda cut, node=node: meet(cluster, [node], cut, wait=IMPATIENT))
         assert_success(meet(cluster, spares).result())
-        cluster.wait_healthy(20, members=3 + len(spares))
+        cluster.wait_healthy(members=3 + len(spares))
         ids = [node.id for node in spares]
         for node_id in ids:
             forgetting.at(lambda cut, node_id=node_id: forget(cluster, node_id, cut))
             assert_success(forget(cluster, node_id).result())
         assert_gone(cluster, ids)
-        cluster.wait_healthy(20, members=3)
+        cluster.wait_healthy(members=3)
         assert data.compare(before, data.digest(cluster)) == []
         for node in spares:
             leave(node)
@@ -383,7 +383,7 @@ def test_removal_of_a_primary_cut_as_its_replica_gets_another_one(
     cut(forget(joiners, gone_id, Cut("CLUSTER REPLICATE (?!0{40})", action)))
     assert_success(forget(joiners, gone_id).result())
     assert_gone(joiners, [gone_id])
-    joiners.wait_healthy(20, members=4)
+    joiners.wait_healthy(members=4)
     assert me(replica).primary_id in {node.id for node in joiners.nodes}
 
 
@@ -404,7 +404,7 @@ def test_replicate_is_cut_after_each_of_its_commands(joiners: Cluster) -> None:
             cuts += 1
             if changes(attempt.trace):
                 assert_success(replicate(joiners, node, primary).result())
-                joiners.wait_healthy(20, members=4)
+                joiners.wait_healthy(members=4)
                 assert me(node).primary_id == primary.id
                 primary = next(primaries)
     assert cuts > 20
@@ -487,7 +487,7 @@ def test_roles_are_killed_between_and_within_their_tasks(engine: Engine, tmp_pat
                     assert [key for key in before if not client.exists(key)] == []
                 done = run_playbook(name, variables)
                 assert done.code == 0, done.output
-                cluster.wait_healthy(20, members=4 if name == "add_node" else 3)
+                cluster.wait_healthy(members=4 if name == "add_node" else 3)
                 assert data.compare(before, data.digest(cluster)) == []
             assert node.id not in cluster.ownership()
             leave(node)

@@ -152,7 +152,7 @@ def test_every_command_of_the_page_on_repairs_works(tmp_path: Path) -> None:
             assert "| CHANGED =>" in run(look, tmp_path)
             assert cluster.problems() != []
             assert "| CHANGED =>" in run(repair, tmp_path)
-            cluster.wait_healthy(20)
+            cluster.wait_healthy()
             assert compare(stage.before, digest(cluster)) == []
             for node in cluster.primaries():
                 node.call("FLUSHALL")
@@ -172,7 +172,7 @@ def test_lost_primary_is_given_up_as_the_page_on_repairs_says(tmp_path: Path) ->
             node.call("CLUSTER", "FORGET", lost.id)
         for command in (look, repair):
             assert "| CHANGED =>" in run(translated(command, cluster), tmp_path)
-        cluster.wait_healthy(20, members=2)
+        cluster.wait_healthy(members=2)
 
 
 def says_fail(node: Node) -> bool:

@@ -129,7 +129,7 @@ def assert_refused(attempt: Run, *words: str) -> str:
 
 def assert_mended(stage: broken.Scene) -> None:
     """All agree, no slot is open, each key is there once, at the owner, with its value."""
-    stage.cluster.wait_healthy(20)
+    stage.cluster.wait_healthy()
     assert data.compare(stage.before, data.digest(stage.cluster)) == []
 
 
@@ -435,7 +435,7 @@ def test_dead_primary_may_hold_keys_of_slots_that_nobody_serves(engine: Engine) 
         assert_refused(fix(stage), "served by nobody", "on_uncovered")
         result = fix(stage, on_uncovered="assign").result()
         assert_success(result)
-        cluster.wait_healthy(20, members=2)
+        cluster.wait_healthy(members=2)
         assert data.compare(stage.before, data.digest(cluster)) == []
         owners = cluster.slot_owners()
         assert owners[stage.slot] is stage.owner
@@ -570,5 +570,5 @@ def test_info_names_strays_in_all_databases(engine: Engine) -> None:
         (problem,) = info(stage)
         assert "holds 2 keys outside its slots" in problem["message"]
         assert_success(fix(stage).result())
-        cluster.wait_healthy(20)
+        cluster.wait_healthy()
         assert len(data.digest(cluster)) == len(stage.before) + 2

@@ -50,7 +50,7 @@ class Stage:
         return {**entry, "command_timeout": 5, "wait_timeout": 25, **more}
 
     def assert_whole(self, members: int) -> None:
-        self.cluster.wait_healthy(20, members=members)
+        self.cluster.wait_healthy(members=members)
         assert data.compare(self.before, data.digest(self.cluster)) == []
 
 
@@ -213,7 +213,7 @@ def test_slot_of_a_dead_node_without_replica_is_given_up_by_hand_alone(stage: St
     for node in stage.cluster.members():
         node.call("CLUSTER", "FORGET", new_id)
     assert not run(FIX, stage.options()).get("failed")
-    stage.cluster.wait_healthy(20, members=6)
+    stage.cluster.wait_healthy(members=6)
     assert len(data.compare(stage.before, data.digest(stage.cluster))) == KEYS // 2
 
 

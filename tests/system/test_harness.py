@@ -76,7 +76,7 @@ def test_open_slot_is_not_healthy(cluster: Cluster) -> None:
     with pytest.raises(AssertionError, match=f"{target.address} has the open slot"):
         cluster.assert_healthy()
     target.call("CLUSTER", "SETSLOT", 1, "STABLE")
-    cluster.wait_healthy(20)
+    cluster.wait_healthy()
 
 
 def test_kill_pause_restart(cluster: Cluster) -> None:
@@ -86,12 +86,12 @@ def test_kill_pause_restart(cluster: Cluster) -> None:
     assert not alive(pid)
     assert node not in cluster.members()
     node.restart()
-    cluster.wait_healthy(20)
+    cluster.wait_healthy()
     assert (node.id, node in cluster.replicas()) == (before, True)
     node.pause()
     assert node not in cluster.members()
     node.resume()
-    cluster.wait_healthy(20)
+    cluster.wait_healthy()
 
 
 def test_digest_tells_every_difference(cluster: Cluster) -> None:
@@ -123,7 +123,7 @@ def test_digest_finds_a_key_on_two_primaries(cluster: Cluster) -> None:
     with target.client() as client:
         data.pipe(client, [("ASKING",), ("DEL", key)])
     target.call("CLUSTER", "SETSLOT", 3, "STABLE")
-    cluster.wait_healthy(20)
+    cluster.wait_healthy()
 
 
 def test_live_clients_detect_a_lost_write(cluster: Cluster) -> None:
@@ -141,7 +141,7 @@ def test_live_clients_follow_ask_to_a_node_without_slots(cluster: Cluster) -> No
     """A classic move by hand to the spare, which the clients' map cannot know."""
     source, target = cluster.primaries()[0], cluster.spares[0]
     target.call("CLUSTER", "MEET", source.host, source.port)
-    cluster.wait_healthy(20, members=7)
+    cluster.wait_healthy(members=7)
     with LiveClients(cluster, slots=["100"], keys=50) as clients:
         target.call("CLUSTER", "SETSLOT", 100, "IMPORTING", source.id)
         source.call("CLUSTER", "SETSLOT", 100, "MIGRATING", target.id)
@@ -152,7 +152,7 @@ def test_live_clients_follow_ask_to_a_node_without_slots(cluster: Cluster) -> No
         for node in (target, *cluster.primaries()):
             node.call("CLUSTER", "SETSLOT", 100, "NODE", target.id)
         time.sleep(0.2)
-    cluster.wait_healthy(20)
+    cluster.wait_healthy()
     assert (clients.errors, clients.lost()) == ({}, [])
     assert "cmdstat_asking" in target.info("commandstats")
     assert cluster.ownership()[target.id] == ["100"]

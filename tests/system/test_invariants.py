@@ -201,7 +201,7 @@ def assert_readable(stage: Scene) -> None:
 
 def assert_whole(stage: Scene) -> None:
     """All agree, no slot is open, and the keys are what they were."""
-    stage.cluster.wait_healthy(20)
+    stage.cluster.wait_healthy()
     assert data.compare(stage.before, data.digest(stage.cluster)) == []
 
 
@@ -534,7 +534,7 @@ def test_a_write_that_comes_while_its_key_is_settled_stays(cluster: Cluster) -> 
         client.set(name, "newer")
     attempt.go()
     assert_success(attempt.result())
-    cluster.wait_healthy(20)
+    cluster.wait_healthy()
     assert stage.target.call("GET", name) == b"newer"
 
 
@@ -609,7 +609,7 @@ def test_late_restore_never_brings_an_old_value_back(cluster: Cluster) -> None:
     assert_success(again.result())
     trace = attempt.trace + again.trace
     assert [line for line in trace if "MIGRATE" in line and " REPLACE" in line] == []
-    cluster.wait_healthy(20)
+    cluster.wait_healthy()
     assert stage.target.call("GET", name) == b"v2"
     assert_moved(stage.with_keys())
     assert stage.names < frozenset(data.digest(cluster))
@@ -707,7 +707,7 @@ def test_source_that_fails_over_after_the_count_loses_no_write(unspoilt: Cluster
     stage.source.restart()
     wait_until(lambda: me(stage.source).primary_id == promoted.id, "the old S follows")
     assert_success(migrate(stage).result())
-    unspoilt.wait_healthy(20)
+    unspoilt.wait_healthy()
     found = data.digest(unspoilt)
     assert set(names) < set(found)
     assert data.compare(stage.before, {n: found[n] for n in stage.before if n in found}) == []
@@ -726,7 +726,7 @@ def test_source_that_has_become_a_replica_is_told_as_such(unspoilt: Cluster) -> 
     assert "MOVED" in result["msg"]
     assert "The owners have changed under the run" in result["msg"]
     assert_success(migrate(stage).result())
-    unspoilt.wait_healthy(20)
+    unspoilt.wait_healthy()
     assert data.compare(stage.before, data.digest(unspoilt)) == []
 
 
@@ -937,7 +937,7 @@ def test_older_target_is_refused(engine: Engine) -> None:
         old = cluster.start_node()
         cluster.engine = newer
         cluster.nodes[0].call("CLUSTER", "MEET", old.host, old.port)
-        cluster.wait_healthy(20, members=3)
+        cluster.wait_healthy(members=3)
         source = cluster.nodes[0]
         names = data.seed_slot(cluster, 0, 20)
         before = data.digest(cluster)

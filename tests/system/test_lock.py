@@ -39,7 +39,7 @@ def shared(engine: Engine) -> Iterator[Cluster]:
 @pytest.fixture
 def cluster(shared: Cluster) -> Cluster:
     """3 primaries, the third one without slots, and a replica each; some keys."""
-    shared.wait_healthy(20, members=6)
+    shared.wait_healthy(members=6)
     return shared
 
 
@@ -156,7 +156,7 @@ def test_of_runs_that_start_in_the_same_instant_exactly_one_goes_on(cluster: Clu
         finally:
             for each in runs:
                 each.kill()
-        cluster.wait_healthy(30)
+        cluster.wait_healthy()
 
 
 # What ends is not in the way
@@ -196,7 +196,7 @@ def test_a_run_that_loses_its_place_stops_at_the_next_slot_and_says_so(cluster: 
         assert bystander.address in result["msg"]
         assert 0 < result["slots_moved"] < SLOTS
         assert result["slots_left"] == SLOTS - result["slots_moved"]
-        cluster.wait_healthy(30)
+        cluster.wait_healthy()
         again = run(MIGRATE, options)
         assert again["slots_moved"] == result["slots_left"]
 
@@ -240,7 +240,7 @@ def test_only_runs_that_change_something_take_a_place(cluster: Cluster) -> None:
             result = attempt.result()
             assert result.get("changed") == changes, (module, result)
             assert asked_for_a_place(attempt) == (changes and not check), module
-        cluster.wait_healthy(20)
+        cluster.wait_healthy()
     spare.stop()
     back = {"slots": ["0-8191"], "target": cluster.nodes[0].id}
     assert run(MIGRATE, {**where, **back})["finished"]

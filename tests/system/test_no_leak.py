@@ -112,5 +112,5 @@ def test_fifty_moves_there_and_back_leave_nothing(engine: Engine) -> None:
             settled = told[2 * WARM_UP]
             for name in ("descriptors", "threads"):
                 assert told[-1][name] <= settled[name], f"{method}: {name}"
-            cluster.wait_healthy(30, members=2)
+            cluster.wait_healthy(members=2)
             assert data.compare(before, data.digest(cluster)) == []

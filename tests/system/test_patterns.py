@@ -153,4 +153,4 @@ def test_answers_of_the_surveys_reshape_a_cluster() -> None:
                 assert play.code == 0, play.output
                 assert play.changed == changes, play.output
                 assert shares(cluster) == expected
-        cluster.wait_healthy(20, members=3)
+        cluster.wait_healthy(members=3)

@@ -56,12 +56,12 @@ def shared(engine: Engine) -> Iterator[Cluster]:
 @pytest.fixture
 def cluster(shared: Cluster) -> Cluster:
     """3 primaries, the third one without slots; slots with keys, all on one node."""
-    shared.wait_healthy(20)
+    shared.wait_healthy()
     owners = {node.id for node in shared.slot_owners()[:SLOTS] if node}
     if len(owners) > 1:
         back = {"slots": [f"0-{SLOTS - 1}"], "target": shared.nodes[0].id}
         assert run(MIGRATE, {**login(shared.nodes[2]), **back})["finished"]
-        shared.wait_healthy(20)
+        shared.wait_healthy()
     return shared
 
 
@@ -140,7 +140,7 @@ class Runs:
 def runs(tmp_path: Path) -> Iterator[Runs]:
     made = Runs(tmp_path)
     yield made
-    wait_until(lambda: made.living() == [], "the end of all processes", 30)
+    wait_until(lambda: made.living() == [], "the end of all processes", SECONDS)
 
 
 def progress(errors: str, item: str = "") -> list[str]:
@@ -161,7 +161,7 @@ def assert_told(lines: list[str]) -> None:
 
 
 def assert_moved(cluster: Cluster, target: Node, result: Mapping[str, Any] | None = None) -> None:
-    cluster.wait_healthy(20)
+    cluster.wait_healthy()
     assert set(cluster.slot_owners()[:SLOTS]) == {target}
     if result is not None:
         names = ("changed", "finished", "slots_moved", "slots_left", "keys_moved")
@@ -255,7 +255,7 @@ def test_a_rebalance_shows_it_and_counts_its_cap_over_all_slices(
     (result,) = runs.told()
     assert (result["slots_moved"], result["finished"]) == (SLOTS - 5, False)
     assert result["slots_left"] == owned - SLOTS + 5
-    cluster.wait_healthy(20)
+    cluster.wait_healthy()
     assert cluster.slot_owners()[:SLOTS].count(target) == SLOTS - 5
     assert cluster.slot_owners().count(source) == owned - SLOTS + 5
 
@@ -323,7 +323,7 @@ def test_the_users_time_counts_over_all_slices(cluster: Cluster, runs: Runs) -> 
     assert f"16384 slots with {SLOTS * KEYS} keys" in errors
     (result,) = runs.told()
     assert (result["finished"], result["slots_left"] > 0) == (False, True)
-    cluster.wait_healthy(20)
+    cluster.wait_healthy()
     assert cluster.slot_owners().count(target) == result["slots_moved"]
     assert result["slots_moved"] + result["slots_left"] == 16384
     give_back(cluster)
@@ -410,7 +410,7 @@ def test_a_job_of_the_engine_goes_on_between_slices(able: Engine, runs: Runs) ->
         (result,) = runs.told()
         assert (result["slots_moved"], result["keys_moved"]) == (SLOTS, SLOTS * 50)
         assert len(jobs(target if able.family == "redis" else source)) == 1
-        cluster.wait_healthy(20)
+        cluster.wait_healthy()
         assert data.compare(before, data.digest(cluster)) == []
 
 
@@ -436,13 +436,13 @@ def test_a_cancelled_run_ends_within_a_slice(
     if when == "between two":
         wait_until(lambda: gap_of(cluster), "the gap after a slice", SECONDS)
     process.send_signal(number)
-    process.communicate(timeout=30)
+    process.communicate(timeout=SECONDS)
     assert process.returncode != 0
-    wait_until(lambda: runs.living() == [], "the end of all processes", 30)
+    wait_until(lambda: runs.living() == [], "the end of all processes", SECONDS)
     owners = agreed(cluster)
     time.sleep(2)
     assert agreed(cluster) == owners
-    assert cluster.nodes[2] in owners
+    assert 0 < owners.count(cluster.nodes[2]) < len(owners) // 2
     give_back(cluster)
 
 
@@ -503,7 +503,7 @@ def test_a_job_has_events_as_it_goes_and_a_cancelled_one_is_finished_by_the_next
 
     cancelled = job(runs, "first", cancel_callback=cancel, event_handler=seen.append)
     assert cancelled.status == "canceled", cancelled.stdout.read()
-    wait_until(lambda: runs.living() == [], "the end of all processes", 30)
+    wait_until(lambda: runs.living() == [], "the end of all processes", SECONDS)
     owners = agreed(cluster)
     time.sleep(2)
     assert agreed(cluster) == owners
@@ -518,6 +518,6 @@ def test_a_job_has_events_as_it_goes_and_a_cancelled_one_is_finished_by_the_next
     times = [datetime.fromisoformat(event["created"]) for event in shown]
     assert times == sorted(times)
     assert (times[-1] - times[0]).total_seconds() > 0.5
-    cluster.wait_healthy(20)
+    cluster.wait_healthy()
     assert set(cluster.slot_owners()) == {cluster.nodes[2]}
     give_back(cluster)

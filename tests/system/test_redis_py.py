@@ -55,7 +55,7 @@ def test_a_node_joins_takes_slots_and_leaves(engine: Engine, library: dict[str, 
 
         join_and_leave(succeed, spare.address)
         assert data.compare(before, data.digest(cluster)) == []
-        cluster.wait_healthy(20, members=3)
+        cluster.wait_healthy(members=3)
 
 
 def join_and_leave(succeed: Callable[..., dict[str, Any]], node: str) -> None:

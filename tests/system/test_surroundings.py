@@ -43,7 +43,7 @@ def _still_whole(request: pytest.FixtureRequest) -> Iterator[None]:
     """Each test leaves the shared cluster as it was."""
     yield
     if "cluster" in request.fixturenames:
-        request.getfixturevalue("cluster").wait_healthy(20, members=6)
+        request.getfixturevalue("cluster").wait_healthy(members=6)
 
 
 def at(entry: Node, /, **more: Any) -> dict[str, Any]:
@@ -116,7 +116,7 @@ def test_everything_works_through_nat(cluster: Cluster) -> None:
         assert mapped(REBALANCE, drain=[reachable[spare]])["finished"]
         assert mapped(REPLICATE, node=reachable[spare], primary=target.address)["changed"]
         assert mapped(FORGET, node=reachable[spare])["changed"]
-    cluster.wait_healthy(20, members=6)
+    cluster.wait_healthy(members=6)
     assert data.compare(before, data.digest(cluster)) == []
 
 
@@ -154,7 +154,7 @@ def test_nodes_that_announce_another_ip(engine: Engine) -> None:
         joined = done(MEET, at(first, nodes=[f"127.0.0.2:{spare.port}"]))
         assert joined["joined"][0]["id"] == spare.id
         assert done(FORGET, at(first, node=f"127.0.0.2:{spare.port}"))["changed"]
-        cluster.wait_healthy(20, members=3)
+        cluster.wait_healthy(members=3)
 
 
 def test_nodes_on_ipv6(engine: Engine) -> None:
@@ -174,7 +174,7 @@ def test_nodes_on_ipv6(engine: Engine) -> None:
         follow = {"node": f"[::1]:{spare.port}", "primary": f"[::1]:{first.port}"}
         assert done(REPLICATE, {**options, **follow})["changed"]
         assert done(FORGET, {**options, "node": f"[::1]:{spare.port}"})["changed"]
-        cluster.wait_healthy(20, members=6)
+        cluster.wait_healthy(members=6)
 
 
 def has_ipv6() -> bool:
@@ -342,7 +342,7 @@ def test_balancer_as_the_entry_leads_each_command_to_its_node(engine: Engine) ->
             result = start(MIGRATE, {**options, **wish}, lost).result()
             assert not result.get("failed"), result["msg"]
             assert result["slots_moved"] == 20, (source, target)
-        cluster.wait_healthy(20)
+        cluster.wait_healthy()
         assert data.compare(before, data.digest(cluster)) == []
 
 
@@ -359,7 +359,7 @@ def test_target_that_came_back_with_another_ip_gets_its_keys(engine: Engine) -> 
         target.host = "127.0.0.9"
         target.spawn()
         target.wait_ready()
-        cluster.wait_healthy(30)
+        cluster.wait_healthy()
         assert me(target).address == f"127.0.0.1:{target.port}"
         data.seed(cluster, 200)
         before = data.digest(cluster)
@@ -407,7 +407,7 @@ def test_address_that_is_another_nodes_in_mid_run_is_not_spoken_to(cluster: Clus
     assert me(third).open == ()
     assert done(MIGRATE, at(first, **wish))["finished"]
     assert done(MIGRATE, at(first, **{**wish, "target": first.id}))["finished"]
-    cluster.wait_healthy(20)
+    cluster.wait_healthy()
 
 
 def test_slow_node_is_waited_for(cluster: Cluster) -> None:

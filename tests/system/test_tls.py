@@ -160,7 +160,7 @@ def test_slots_move_by_every_method_of_the_engine(cluster: Cluster) -> None:
             result = run(MIGRATE, options(cluster, **wish))
             assert result.get("slots_moved") == 100, result
             assert {move["method"] for move in result["moves"]} == {method}
-            cluster.wait_healthy(30)
+            cluster.wait_healthy()
     assert data.compare(before, data.digest(cluster)) == []
 
 
@@ -174,7 +174,7 @@ def test_node_joins_takes_its_share_gives_it_back_and_leaves(cluster: Cluster) -
     primary = cluster.nodes[0].address
     assert run(REPLICATE, options(cluster, node=spare.address, primary=primary))["changed"]
     assert run(FORGET, options(cluster, node=spare.address))["changed"]
-    cluster.wait_healthy(20, members=6)
+    cluster.wait_healthy(members=6)
     assert data.compare(before, data.digest(cluster)) == []
 
 
@@ -266,7 +266,7 @@ def test_expired_certificate_of_one_node_is_told_of_that_node(cluster: Cluster) 
         assert "expired" in problem["message"]
         assert "Give that node a new certificate" in problem["message"]
         assert "expired" in failure(cluster, login_port=victim.port)
-    cluster.wait_healthy(20, members=6)
+    cluster.wait_healthy(members=6)
 
 
 @pytest.mark.parametrize("name", ["ca_certs", "client_cert_file", "client_key_file"])
@@ -325,4 +325,4 @@ def test_plain_port_of_a_cluster_that_speaks_tls_inside_is_refused(cluster: Clus
         for node, port in ports.items():
             node.call("CONFIG", "SET", "port", 0)
             processes.release_port(port)
-    cluster.wait_healthy(20, members=6)
+    cluster.wait_healthy(members=6)

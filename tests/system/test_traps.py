@@ -57,7 +57,7 @@ class Stage:
         return start("redis_slot_migrate", options, *cuts)
 
     def assert_owned_by(self, node: Node) -> None:
-        self.cluster.wait_healthy(20)
+        self.cluster.wait_healthy()
         assert data.compare(self.before, data.digest(self.cluster)) == []
         owners = self.cluster.slot_owners()
         assert {owners[slot] for slot in SLOTS} == {node}
@@ -83,7 +83,7 @@ def stage_on(engine: Engine, made: dict[str, Cluster]) -> Stage:
     cluster = made[engine.name]
     for node in cluster.nodes:
         node.call("FLUSHALL")
-    cluster.wait_healthy(20)
+    cluster.wait_healthy()
     owners = cluster.slot_owners()
     source = owners[0]
     assert source is not None
@@ -158,7 +158,7 @@ def test_a_slot_that_its_new_owner_has_lost_to_late_news_is_taken_back(stage: St
     stage.target.call("CLUSTER", "SETSLOT", slot, "NODE", stage.source.id)
     attempt.go()
     assert_success(attempt, 0)
-    stage.cluster.wait_healthy(20)
+    stage.cluster.wait_healthy()
     assert stage.cluster.slot_owners()[int(slot)] is stage.target
 
 
@@ -178,7 +178,7 @@ def test_a_slot_with_keys_that_its_new_owner_has_lost_is_taken_back_and_named(
     assert (result["slots_moved"], result["finished"]) == (1, False)
     for words in ("slots 1 ", "given back", "keys may be gone"):
         assert words in result["msg"]
-    stage.cluster.wait_healthy(20)
+    stage.cluster.wait_healthy()
     assert stage.cluster.slot_owners()[int(slot)] is stage.target
     assert_success(stage.run(slots=slot))
     assert_success(stage.run(slots=slot, back=True))
@@ -328,7 +328,7 @@ def test_a_write_of_several_keys_in_an_open_slot_is_not_overtaken(stage: Stage) 
     acknowledged = written(stage, words)
     attempt.go()
     assert_success(attempt)
-    stage.cluster.wait_healthy(20)
+    stage.cluster.wait_healthy()
     found = stage.target.call("MGET", *names)
     assert set(found) == {b"new" if acknowledged else b"old"}
     stage.target.call("DEL", *names)

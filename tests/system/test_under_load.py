@@ -59,7 +59,7 @@ def test_slots_move_under_a_flood_of_writes(engine: Engine, method: str) -> None
         assert {move["method"] for move in result["moves"]} == {way}, result.get("warnings")
         assert result.get("warnings", []) == []
         assert min(rate, went_on) > LEAST_RATE
-        cluster.wait_healthy(20)
+        cluster.wait_healthy()
         assert set(cluster.slot_owners()[:MOVING]) == {target}
         assert clients.lost() == []
         kept = data.digest(cluster)

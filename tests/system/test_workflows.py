@@ -72,7 +72,7 @@ def unharmed(cluster: Cluster, members: int, leaves: bool = False) -> Iterator[N
         errors.pop("ClusterDownError: Hash slot not served", None)
     assert errors == Counter()
     assert clients.lost() == []
-    cluster.wait_healthy(20, members=members)
+    cluster.wait_healthy(members=members)
     assert compare(before, resting(cluster)) == []
     assert replica_migration_off(cluster) == []
     cluster.referee_check()

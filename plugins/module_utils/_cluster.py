@@ -131,13 +131,13 @@ class Cluster:
 
         # The others at once: where the network is gone, each of them takes its full time.
         for asked in ([*known][:1], [*known][1:]):
-            for node_id, answer in self.each(asked, ask).items():
+            answers = self.each(asked, ask)
+            for node_id, answer in answers.items():
                 if isinstance(answer, (Unreachable, LostConnection)):
                     self._servers.pop(node_id, None)
-                elif isinstance(answer, KeyslotError):
-                    raise answer
+            for answer in answers.values():
                 # One that was reset knows itself alone.
-                elif len(answer.view.lines) > 1 or len(known) == 1:
+                if isinstance(answer, Report) and (len(answer.view.lines) > 1 or len(known) == 1):
                     return answer
         reasons = []
         advice = ""

@@ -194,6 +194,7 @@ class Server:
         self._connection: t.Any = None
         self._reader: t.Any = None
         self._answered = False
+        self._known = True
         self._sent_at = self._arrived_at = 0.0
         self._lock = threading.Lock()
         self._others: list[Server] = []
@@ -207,6 +208,12 @@ class Server:
         if connection is not None:
             connection.disconnect()
 
+    def beside(self, login: Login | None = None) -> Server:
+        """One more connection to the same node, not made yet."""
+        other = Server(self.host, self.port, login or self.login)
+        other.node_id = self.node_id
+        return other
+
     @property
     def peer(self) -> str:
         """The IP address that it was reached by; empty if there is no connection."""
@@ -214,8 +221,12 @@ class Server:
 
     def connect(self) -> None:
         """Raises Unreachable with the reason, in words, if no connection can be made."""
-        if self._connection is not None:
-            return
+        if self._connection is None:
+            self._open()
+        if not self._known:
+            self._check_identity()
+
+    def _open(self) -> None:
         tls = self.login.tls
         kind = redis.connection.SSLConnection if tls else redis.connection.Connection
         connection = kind(host=self.host, port=self.port, **_connection_options(self.login))
@@ -233,11 +244,11 @@ class Server:
         self._connection = connection
         self._reader = Reader(self._noting(connection._sock.recv))
         self._answered = False
-        if self.node_id:
-            self._check_identity()
+        self._known = not self.node_id
 
     def _check_identity(self) -> None:
-        """By CLUSTER NODES, which every user may run; an error shows at the next command, too."""
+        """By CLUSTER NODES, which every user may run. A node that is loading does not answer it: it
+        is asked again before the next command. Any other error shows at that one, too."""
         asked: list[Command] = [("CLUSTER", "NODES")]
         with self._translated(asked):
             self._connection._sock.sendall(pack(asked))
@@ -247,6 +258,7 @@ class Server:
         if lines and not any(line.startswith(self.node_id) for line in mine):
             self.close()
             raise Unreachable(f"another node answers at {self.address}, not {self.node_id}.")
+        self._known = not (isinstance(told, ReplyError) and told.code == "LOADING")
 
     def _loading(self) -> Unreachable:
         return Unreachable(f"{self.address} is loading its data set; try again later.")
@@ -281,7 +293,7 @@ class Server:
             return self.pipeline(commands)
         with self._ways_lock:
             while len(self._others) < ways:
-                self._others.append(Server(self.host, self.port, self.login))
+                self._others.append(self.beside())
             used = self._others[:ways]
             try:
                 return self._over(used, commands)

@@ -12,14 +12,20 @@ the node imports the slot.
 
 from __future__ import annotations
 
-import time
 import typing as t
 
 from ansible_collections.keyslot.redis.plugins.module_utils._cluster import Cluster
-from ansible_collections.keyslot.redis.plugins.module_utils._errors import KeyslotError
+from ansible_collections.keyslot.redis.plugins.module_utils._errors import (
+    KeyslotError,
+    ReplyError,
+)
 from ansible_collections.keyslot.redis.plugins.module_utils._repair import count_keys
-from ansible_collections.keyslot.redis.plugins.module_utils._resp import Command
+from ansible_collections.keyslot.redis.plugins.module_utils._resp import (
+    Command,
+    Reply,
+)
 from ansible_collections.keyslot.redis.plugins.module_utils._server import (
+    Server,
     by_database,
     in_databases,
     text,
@@ -32,8 +38,6 @@ from ansible_collections.keyslot.redis.plugins.module_utils._topology import (
     parse_info,
 )
 
-PAUSE = 0.1  # seconds between two looks
-LOOKS = 3
 PROBE_AT_ONCE = 256
 # While the engine moves slots, or deletes what has moved, it holds keys outside its slots.
 _MOVING = (
@@ -50,24 +54,19 @@ def keys_outside(
     """Node -> how many keys it holds besides those of slots that it owns or imports, of those
     nodes (else of all primaries) that hold such keys, or do not let us ask.
 
-    Looks twice, because clients write meanwhile: keys that nobody can reach do not get fewer.
+    Looks again where there are any: slots may have begun to come since the topology was read.
     """
     wanted = [line.id for line in topology.primaries] if nodes is None else nodes
-    asked = [node for node in wanted if _may_hide(topology.reports.get(node))]
 
     def look(node: str) -> int:
         return _outside(cluster, topology.reports[node])
 
-    first = cluster.each(asked, look)
-    doubtful = {node: n for node, n in first.items() if not isinstance(n, KeyslotError) and n > 0}
-    if doubtful:
-        time.sleep(PAUSE)
-    second = cluster.each(doubtful, look)
-    return {
-        node: keys
-        for node, keys in {**first, **second}.items()
-        if isinstance(keys, KeyslotError) or (node in doubtful and keys >= doubtful[node])
-    }
+    def look_again(node: str) -> int:
+        return _outside(cluster, cluster.server(node).report())
+
+    first = cluster.each([node for node in wanted if node in topology.reports], look)
+    second = cluster.each([node for node, keys in first.items() if keys], look_again)
+    return {node: keys for node, keys in second.items() if keys}
 
 
 def keys_in_the_way(
@@ -75,8 +74,9 @@ def keys_in_the_way(
 ) -> dict[str, int | KeyslotError]:
     """Node -> how many keys it holds of the slots that are to come to it, of those nodes that hold
     any, or do not let us ask. Where a node does not tell, all that it holds outside its slots."""
-    asked = [node for node in slots if _may_hide(topology.reports.get(node))]
-    silent = [node for node in asked if topology.reports[node].hides_keys]
+    reports = topology.reports
+    asked = [node for node in slots if node in reports and reports[node].key_count]
+    silent = [node for node in asked if reports[node].hides_keys]
 
     def look(node: str) -> int:
         return sum(count_keys(cluster, topology, node, slots[node]).values())
@@ -86,29 +86,33 @@ def keys_in_the_way(
     return {**keys_outside(cluster, topology, silent), **told}
 
 
-def _may_hide(report: Report | None) -> bool:
-    if report is None or not report.key_count:
+def _may_hide(report: Report) -> bool:
+    if not report.key_count:
         return False
     told = {**report.info, **report.cluster_info}
     return not any(int(told.get(name, 0)) for name in _MOVING)
 
 
 def _outside(cluster: Cluster, report: Report) -> int:
-    """The total, the lower one of before and after, less the keys of slots that are counted; if it
-    can be, at a moment without writes: keys that come meanwhile stand for some outside."""
-    server = cluster.server(report.id)
+    """The total less the keys of the slots that are counted, of one moment: clients write."""
+    if not _may_hide(report):
+        return 0
     databases = sorted(report.databases)
-    keyspace: Command = ("INFO", "keyspace")
     counts: list[Command] = [("CLUSTER", "COUNTKEYSINSLOT", s) for s in _counted(report)]
-    outside = 0
-    for _look in range(LOOKS):
-        replies = server.all_ok([keyspace, *in_databases(databases, counts), keyspace])
-        within = sum(sum(found) for found in by_database(databases, replies[1:-1]))
-        before, after = (keys_by_database(parse_info(text(replies[i]))) for i in (0, -1))
-        outside = min(sum(total.get(n, 0) for n in databases) for total in (before, after)) - within
-        if before == after:
-            break
-    return outside
+    asked: list[Command] = [("INFO", "keyspace"), *in_databases(databases, counts)]
+    keyspace, *found = _at_once(cluster.server(report.id), asked)
+    total = keys_by_database(parse_info(text(keyspace)))
+    within = sum(sum(told) for told in by_database(databases, found))
+    return max(0, sum(total.get(number, 0) for number in databases) - within)
+
+
+def _at_once(server: Server, commands: list[Command]) -> list[Reply]:
+    """The replies of one moment; where the user may not use MULTI or EXEC, of one after another."""
+    ended = server.pipeline([("MULTI",), *commands, ("EXEC",)])[-1]
+    if not isinstance(ended, ReplyError):
+        return list(ended)
+    server.close()  # a transaction that was refused may still be open
+    return server.all_ok(commands)
 
 
 def _counted(report: Report) -> list[int]:

@@ -78,13 +78,18 @@ def _parse_address(text: str) -> tuple[str, int, int, str]:
 def parse_line(text: str) -> Line:
     """One line of CLUSTER NODES. Unknown flags and further fields of later versions are let be.
 
-    Raises ValueError for what is no such line.
+    Raises ValueError for what is no such line, and for slots beyond the last one.
     """
     node_id, address, flags, primary_id, _ping, _pong, epoch, link, *slots = text.split()
     host, port, bus_port, hostname = _parse_address(address)
     markers: dict[str, dict[int, str]] = {"->-": {}, "-<-": {}}
     for found in filter(None, map(_MARKER.match, slots)):
         markers[found[2]][int(found[1])] = found[3]
+    slots_text = tuple(item for item in slots if _SLOTS_TEXT.match(item))
+    told = [int(end) for item in slots_text for end in item.split("-")]
+    last = max([*told, *markers["->-"], *markers["-<-"]], default=0)
+    if last >= SLOT_COUNT:
+        raise ValueError(f"slot {last} is beyond the last one, {SLOT_COUNT - 1}")
     return Line(
         id=node_id,
         host=host,
@@ -95,7 +100,7 @@ def parse_line(text: str) -> Line:
         primary_id=None if primary_id == "-" else primary_id,
         epoch=int(epoch),
         linked=link == "connected",
-        slots_text=tuple(item for item in slots if _SLOTS_TEXT.match(item)),
+        slots_text=slots_text,
         migrating=markers["->-"],
         importing=markers["-<-"],
     )

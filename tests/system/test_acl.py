@@ -244,16 +244,21 @@ def assert_needed(cluster: Cluster, name: str, module: str, options: Mapping[str
 
 
 def test_each_right_to_look_is_named(cluster: Cluster) -> None:
-    """But for the one to count keys: without it there is a warning."""
-    counting = "+cluster|countkeysinslot"
+    """But for the one to count keys: without it there is a warning; and for those to do so at one
+    moment."""
+    counting, *at_once = "+cluster|countkeysinslot", "+multi", "+exec"
     for right in rights("keyslot-info"):
-        if right != counting:
+        if right not in (counting, *at_once):
             with user(cluster, "keyslot-info", without(rights("keyslot-info"), right)) as who:
                 assert_refused(cluster, INFO, who, "'keyslot-info'", right)
     with user(cluster, "keyslot-info", without(rights("keyslot-info"), counting)) as who:
         result = run(INFO, {**login(cluster.nodes[0]), **who})
     assert result["problems"] == []
     assert counting in str(result["warnings"])
+    for right in at_once:
+        with user(cluster, "keyslot-info", without(rights("keyslot-info"), right)) as who:
+            result = run(INFO, {**login(cluster.nodes[0]), **who})
+        assert (result["problems"], result.get("warnings", [])) == ([], [])
 
 
 def test_each_right_to_move_is_named_before_anything_is_changed(cluster: Cluster) -> None:

@@ -549,7 +549,7 @@ def test_info_sees_no_strays_under_live_writes(cluster: Cluster) -> None:
     thread = threading.Thread(target=write)
     thread.start()
     try:
-        for _look in range(5):
+        for _look in range(10):
             assert info(stage) == []
     finally:
         stop.set()

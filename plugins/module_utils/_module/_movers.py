@@ -30,7 +30,7 @@ from ansible_collections.keyslot.redis.plugins.module_utils._slots import format
 from ansible_collections.keyslot.redis.plugins.module_utils._topology import Topology
 
 # The result of a run that failed before it moved anything; what is left was not counted then.
-_NOTHING_DONE: dict[str, t.Any] = {
+NOTHING_DONE: dict[str, t.Any] = {
     "changed": False,
     "finished": False,
     "moves": [],
@@ -65,10 +65,12 @@ def run_mover(module: AnsibleModule, make_goal: GoalMaker) -> None:
 
 
 def run_moving(
-    module: AnsibleModule, body: t.Callable[[Cluster, Params, Movement], dict[str, t.Any]]
+    module: AnsibleModule,
+    body: t.Callable[[Cluster, Params, Movement], dict[str, t.Any]],
+    nothing_done: t.Mapping[str, t.Any] = NOTHING_DONE,
 ) -> None:
     """One run of any module that has movement options. If it fails before it has moved anything,
-    the result says so in the fields of a mover."""
+    the result says so in the fields of a mover, `nothing_done`."""
 
     def run(cluster: Cluster, params: Params) -> dict[str, t.Any]:
         names = [item.name for item in dataclasses.fields(Movement)]
@@ -79,7 +81,7 @@ def run_moving(
         finally:
             end_keeper()
 
-    run_module(module, run, _NOTHING_DONE)
+    run_module(module, run, nothing_done)
 
 
 def _check(movement: Movement) -> None:
@@ -136,7 +138,7 @@ def _told(outcome: Outcome, result: t.Mapping[str, t.Any], part: _slice.Slice) -
     password."""
     plan, topology = outcome.plan, outcome.before
     told: dict[str, t.Any] = {
-        **{name: result[name] for name in _NOTHING_DONE},
+        **{name: result[name] for name in NOTHING_DONE},
         "todo": format_slots(outcome.slots_left),
         "going": [_going(lane) for lane in outcome.lanes if lane.slots_going],
         "moving": outcome.moving,

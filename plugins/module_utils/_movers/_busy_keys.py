@@ -54,7 +54,7 @@ def _settle(lane: Lane, slot: int, database: int, names: list[bytes]) -> str | N
     )
     seen, hidden = map(lane.cluster.server, ids)
     # WATCH is its connection's: this one is no other thread's.
-    own = Server(hidden.host, hidden.port, hidden.login)
+    own = hidden.beside()
     try:
         for name in names:
             if not all(_exists(server, database, name) for server in (seen, own)):

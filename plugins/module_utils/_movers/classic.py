@@ -707,7 +707,7 @@ def _late_clients(lane: Lane, strict: bool) -> list[str]:
     """Addresses of the target's clients, older than our probe, that come from the source's host
     and have sent keys; with `strict` also of those that have sent nothing to tell them by."""
     login = dataclasses.replace(lane.cluster.login, command_timeout=2.0)
-    probe = Server(lane.target.host, lane.target.port, login)
+    probe = lane.target.beside(login)
     try:
         own_id, clients = probe.all_ok([("CLIENT", "ID"), ("CLIENT", "LIST")])
     finally:

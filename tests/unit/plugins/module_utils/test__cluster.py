@@ -15,10 +15,12 @@ from ansible_collections.keyslot.redis.plugins.module_utils._errors import (
     KeyslotError,
     LostConnection,
     OptionError,
+    Refused,
     Unreachable,
 )
 from ansible_collections.keyslot.redis.plugins.module_utils._module._common import connect
 from ansible_collections.keyslot.redis.plugins.module_utils._server import Login
+from ansible_collections.keyslot.redis.plugins.module_utils._topology import Report, parse_view
 
 ADVICE = "See that one of them runs"
 NO_CONNECTION = Unreachable("no connection to a:1: Connection refused.")
@@ -48,6 +50,9 @@ class Closed:
 
     def report(self) -> t.NoReturn:
         raise self.exc
+
+    def close(self) -> None:
+        """Nothing is open."""
 
 
 @pytest.mark.parametrize(
@@ -130,3 +135,23 @@ def test_when_the_entry_is_gone_the_other_known_nodes_are_asked_at_once() -> Non
         with pytest.raises(Unreachable, match="no node of the cluster could be asked"):
             cluster.observe()
         assert cluster._servers == {}
+
+
+class Fine:
+    """A server that answers as node c, and knows another one."""
+
+    def report(self) -> Report:
+        row = "127.0.0.1:1@2 {flags} - 0 0 1 connected"
+        rows = [f"c {row.format(flags='myself,master')}", f"a {row.format(flags='master')}"]
+        return Report(parse_view("\n".join(rows)), {}, {}, {})
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def test_when_the_entry_is_gone_a_busy_node_does_not_stand_in_the_way_of_another() -> None:
+    busy = Refused("b:1 answered 'BUSY' to CLUSTER NODES")
+    with Cluster([], t.cast(t.Any, None), {}) as cluster:
+        known = {"a": Closed(NO_CONNECTION), "b": Closed(busy), "c": Fine()}
+        cluster._servers.update(t.cast(t.Any, known))
+        assert cluster._ask_entry().id == "c"

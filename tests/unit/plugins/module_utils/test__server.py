@@ -4,16 +4,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
+import threading
 import typing as t
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ansible_collections.keyslot.redis.plugins.module_utils._errors import ReplyError
+from ansible_collections.keyslot.redis.plugins.module_utils._errors import (
+    ReplyError,
+    Unreachable,
+)
 from ansible_collections.keyslot.redis.plugins.module_utils._server import (
     Command,
     Login,
+    Server,
     _hint,
     _name,
     by_database,
@@ -177,3 +185,61 @@ TLS = Login(tls=True)
 def test_a_hint_says_what_to_do(told: str, login: Login, hint: str) -> None:
     assert hint in _hint(OSError(told), login)
     assert bool(_hint(OSError(told), login)) == bool(hint)
+
+
+class Answering:
+    """What answers at an address: `told` to CLUSTER NODES, OK to all else."""
+
+    def __init__(self) -> None:
+        self.told = b""
+        self.heard: list[str] = []
+        self.socket = socket.create_server(("127.0.0.1", 0))
+        self.thread = threading.Thread(target=self.serve)
+
+    def serve(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection = self.socket.accept()[0]
+                with connection:
+                    while data := connection.recv(65536):
+                        for command in data.split(b"*")[1:]:
+                            self.heard.append(command.split()[2].decode())
+                            asked = b"NODES" in command
+                            connection.sendall(self.told if asked else b"+OK\r\n")
+
+
+@pytest.fixture
+def answering() -> Iterator[Answering]:
+    made = Answering()
+    made.thread.start()
+    yield made
+    made.socket.shutdown(socket.SHUT_RDWR)
+    made.socket.close()
+    made.thread.join()
+
+
+def nodes_of(node_id: str) -> bytes:
+    text = f"{node_id} 127.0.0.1:1@2 myself,master - 0 0 1 connected\n".encode()
+    return b"$%d\r\n%s\r\n" % (len(text), text)
+
+
+def test_a_node_that_was_loading_is_asked_again_who_it_is(answering: Answering) -> None:
+    """The address may have become another node's, which loads first of all."""
+    server = Server("127.0.0.1", answering.socket.getsockname()[1], Login())
+    server.node_id = "a" * 40
+    answering.told = b"-LOADING Redis is loading the dataset in memory\r\n"
+    assert server.pipeline([("PING",)]) == [b"OK"]
+    answering.told = nodes_of("b" * 40)
+    with pytest.raises(Unreachable, match="another node answers"):
+        server.pipeline([("SET", "key", "value")])
+    assert "SET" not in answering.heard
+
+
+def test_a_node_that_has_said_who_it_is_is_not_asked_again(answering: Answering) -> None:
+    server = Server("127.0.0.1", answering.socket.getsockname()[1], Login())
+    server.node_id = "a" * 40
+    answering.told = nodes_of("a" * 40)
+    for _time in range(2):
+        assert server.pipeline([("PING",)]) == [b"OK"]
+    server.close()
+    assert answering.heard.count("CLUSTER") == 1

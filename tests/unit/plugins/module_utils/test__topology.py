@@ -326,6 +326,14 @@ def test_what_is_no_list_of_nodes_raises_nothing_but_a_value_error(text: str) ->
         parse_view(text)
 
 
+@pytest.mark.parametrize(
+    "item", ["16384", "0-16384", "99999-5", f"[16384->-{B}]", f"[99999-<-{B}]"]
+)
+def test_a_slot_beyond_the_last_one_is_refused(item: str) -> None:
+    with pytest.raises(ValueError, match="beyond the last one, 16383"):
+        parse_line(row(A, item))
+
+
 @quick
 @given(generated(), st.data())
 def test_a_text_that_is_cut_off_is_read_or_refused(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import typing as t
+from types import MappingProxyType
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -30,7 +31,7 @@ from ansible_collections.keyslot.redis.plugins.module_utils._slots import format
 from ansible_collections.keyslot.redis.plugins.module_utils._topology import Topology
 
 # The result of a run that failed before it moved anything; what is left was not counted then.
-NOTHING_DONE: dict[str, t.Any] = {
+_NOTHING_DONE: dict[str, t.Any] = {
     "changed": False,
     "finished": False,
     "moves": [],
@@ -67,10 +68,10 @@ def run_mover(module: AnsibleModule, make_goal: GoalMaker) -> None:
 def run_moving(
     module: AnsibleModule,
     body: t.Callable[[Cluster, Params, Movement], dict[str, t.Any]],
-    nothing_done: t.Mapping[str, t.Any] = NOTHING_DONE,
+    more_undone: t.Mapping[str, t.Any] = MappingProxyType({}),
 ) -> None:
     """One run of any module that has movement options. If it fails before it has moved anything,
-    the result says so in the fields of a mover, `nothing_done`."""
+    the result says so in the fields of a mover, and in those of `more_undone`."""
 
     def run(cluster: Cluster, params: Params) -> dict[str, t.Any]:
         names = [item.name for item in dataclasses.fields(Movement)]
@@ -81,7 +82,7 @@ def run_moving(
         finally:
             end_keeper()
 
-    run_module(module, run, nothing_done)
+    run_module(module, run, {**_NOTHING_DONE, **more_undone})
 
 
 def _check(movement: Movement) -> None:
@@ -138,7 +139,7 @@ def _told(outcome: Outcome, result: t.Mapping[str, t.Any], part: _slice.Slice) -
     password."""
     plan, topology = outcome.plan, outcome.before
     told: dict[str, t.Any] = {
-        **{name: result[name] for name in NOTHING_DONE},
+        **{name: result[name] for name in _NOTHING_DONE},
         "todo": format_slots(outcome.slots_left),
         "going": [_going(lane) for lane in outcome.lanes if lane.slots_going],
         "moving": outcome.moving,

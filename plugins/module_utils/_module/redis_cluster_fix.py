@@ -19,7 +19,6 @@ from ansible_collections.keyslot.redis.plugins.module_utils._lane import Movemen
 from ansible_collections.keyslot.redis.plugins.module_utils._module._common import Params
 from ansible_collections.keyslot.redis.plugins.module_utils._module._diff import diff_of
 from ansible_collections.keyslot.redis.plugins.module_utils._module._movers import (
-    NOTHING_DONE,
     moves_done,
     result_of,
     run_moving,
@@ -45,7 +44,7 @@ def run(module: AnsibleModule) -> None:
             result["diff"] = _diff(done, module.check_mode)
         return result
 
-    run_moving(module, body, {**NOTHING_DONE, "repairs": []})
+    run_moving(module, body, {"repairs": []})
 
 
 def _entries(repairs: t.Iterable[Repair]) -> list[dict[str, t.Any]]:

@@ -7,8 +7,8 @@
 """One server: a connection, and the few ways of speaking that the rest needs.
 
 The only file that imports redis. redis-py connects, speaks TLS and logs in; what follows goes over
-the connection's socket by `_resp.py`: nothing is sent twice, nothing is put into MULTI (a SETSLOT
-in there kills a Valkey primary that has a replica), and the bytes come back as they are.
+the connection's socket by `_resp.py`: nothing is sent twice, nothing is put into MULTI by itself (a
+SETSLOT in there kills a Valkey primary that has a replica), and the bytes come back as they are.
 """
 
 from __future__ import annotations

@@ -13,7 +13,8 @@ description:
   - Asks every node of a Redis or Valkey cluster and puts the answers together.
   - It never changes anything in the cluster.
   - It also counts whether a node holds keys outside its slots, which clients can't see. That needs the permission for
-    C(CLUSTER COUNTKEYSINSLOT); without it there is a warning.
+    C(CLUSTER COUNTKEYSINSLOT); without it there is a warning. With that for C(MULTI) and C(EXEC) all is counted at one
+    moment; without it, keys that clients write and delete meanwhile can be mistaken for such keys, or hide them.
 options:
   gather:
     description:

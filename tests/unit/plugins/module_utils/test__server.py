@@ -218,15 +218,24 @@ def answering() -> Iterator[Answering]:
     made.thread.join()
 
 
+@pytest.fixture
+def server(answering: Answering) -> Iterator[Server]:
+    """What speaks to it, and takes it for node a."""
+    made = Server("127.0.0.1", answering.socket.getsockname()[1], Login())
+    made.node_id = "a" * 40
+    yield made
+    made.close()
+
+
 def nodes_of(node_id: str) -> bytes:
     text = f"{node_id} 127.0.0.1:1@2 myself,master - 0 0 1 connected\n".encode()
     return b"$%d\r\n%s\r\n" % (len(text), text)
 
 
-def test_a_node_that_was_loading_is_asked_again_who_it_is(answering: Answering) -> None:
+def test_a_node_that_was_loading_is_asked_again_who_it_is(
+    answering: Answering, server: Server
+) -> None:
     """The address may have become another node's, which loads first of all."""
-    server = Server("127.0.0.1", answering.socket.getsockname()[1], Login())
-    server.node_id = "a" * 40
     answering.told = b"-LOADING Redis is loading the dataset in memory\r\n"
     assert server.pipeline([("PING",)]) == [b"OK"]
     answering.told = nodes_of("b" * 40)
@@ -235,11 +244,10 @@ def test_a_node_that_was_loading_is_asked_again_who_it_is(answering: Answering) 
     assert "SET" not in answering.heard
 
 
-def test_a_node_that_has_said_who_it_is_is_not_asked_again(answering: Answering) -> None:
-    server = Server("127.0.0.1", answering.socket.getsockname()[1], Login())
-    server.node_id = "a" * 40
+def test_a_node_that_has_said_who_it_is_is_not_asked_again(
+    answering: Answering, server: Server
+) -> None:
     answering.told = nodes_of("a" * 40)
     for _time in range(2):
         assert server.pipeline([("PING",)]) == [b"OK"]
-    server.close()
     assert answering.heard.count("CLUSTER") == 1

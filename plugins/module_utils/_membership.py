@@ -93,13 +93,17 @@ def find_newcomers(
         if not is_member(topology, newcomer):
             _check_empty(topology, newcomer)
         found.append(newcomer)
-    check_cluster(
-        topology.without([newcomer.id for newcomer in found if not newcomer.report.state_ok])
-    )
+    _check_others(topology, found)
     return [
         newcomer if is_member(topology, newcomer) else _with_libraries(cluster, topology, newcomer)
         for newcomer in found
     ]
+
+
+def _check_others(topology: Topology, newcomers: t.Sequence[Newcomer]) -> None:
+    """The cluster is in order. Of newcomers only what they serve: a run that was killed may have
+    left them half-known, and what they say changes from one moment to the next."""
+    check_cluster(topology.without([n.id for n in newcomers if not topology.slots.get(n.id)]))
 
 
 def _look_at(cluster: Cluster, reference: str) -> Newcomer:

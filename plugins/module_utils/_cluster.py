@@ -113,7 +113,7 @@ class Cluster:
 
     def observe_agreed(self) -> Topology:
         """Like `observe`, with a moment for nodes that do not agree: a run that was killed as it
-        gave slots away ended before all had heard of it."""
+        gave slots away, or let a node join, ended before all had heard of it."""
         try:
             return self.wait(AGREE_SECONDS, told_ok, "agreement")
         except NotConverged:

@@ -56,7 +56,7 @@ def follow(cluster: Cluster, params: Params, check_mode: bool) -> dict[str, t.An
 
 def _look(cluster: Cluster, params: Params, check_mode: bool) -> tuple[Topology, str, str]:
     """The cluster, the node, and the primary that it may follow."""
-    topology = cluster.observe()
+    topology = cluster.observe_agreed()
     node_id, topology = find_or_joining(cluster, params["node"], topology, check_mode)
     followed = topology.lines[node_id].primary_id
     if params["primary"] != "auto":

@@ -301,7 +301,10 @@ def check_can_replicate(topology: Topology, node_id: str, primary: str) -> None:
     if node_id == primary:
         raise OptionError(f"{name} can't be a replica of itself: name another primary, or auto.")
     if node_id in topology.missing:
-        raise Refused(f"{name} can't be reached: {topology.missing[node_id]} Nothing was changed.")
+        raise Refused(
+            f"{name} can't be reached: {topology.missing[node_id]} Nothing was changed: bring it "
+            "back, or make it reachable from here."
+        )
     if primary in topology.missing:
         raise Refused(
             f"the primary {topology.name(primary)} can't be reached: {topology.missing[primary]} "
@@ -318,7 +321,10 @@ def check_can_replicate(topology: Topology, node_id: str, primary: str) -> None:
         )
     keys = topology.reports[node_id].key_count
     if keys:
-        raise Refused(f"{name} holds {keys} keys. Nothing was changed.")
+        raise Refused(
+            f"{name} holds {keys} keys. Nothing was changed: if they are not needed, run FLUSHALL "
+            "on it."
+        )
     followers = topology.replicas_of(node_id)
     if followers:
         raise Refused(
@@ -532,7 +538,7 @@ def _forget_everywhere(
         if time.monotonic() > deadline:
             raise NotConverged(
                 f"{topology.name(node_id)} was not forgotten by all within {wait_timeout:g} s: "
-                f"{'; '.join(wrong[:3])}. Run it again."
+                f"{'; '.join(wrong[:3]).rstrip('.')}. Run it again."
             )
         time.sleep(FORGET_AGAIN_SECONDS)
 

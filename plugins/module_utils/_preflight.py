@@ -156,7 +156,8 @@ def check_allowed(
 
     for name, found in cluster.each(asked, refused).items():
         if isinstance(found, KeyslotError):
-            raise Refused(f"{found} Nothing was changed.")
+            told = str(found).rstrip(".")
+            raise Refused(f"{told}. Nothing was changed: look at that node, then run it again.")
         unknown = [reply for reply in found if not reply.grant]
         if unknown:
             raise Refused(

@@ -343,7 +343,7 @@ class Server:
             self.close()
             why = f"the connection to {self.address} was lost during {_name(commands[0])}: {exc}"
             hint = "" if self._answered else _hint(exc, self.login)
-            raise LostConnection(f"{why.rstrip('.')}.{hint}" if hint else why) from None
+            raise LostConnection(f"{why.rstrip('.')}.{hint}") from None
         except BaseException:
             self.close()
             raise

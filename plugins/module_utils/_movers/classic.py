@@ -700,7 +700,8 @@ def wait_for_late_restores(lane: Lane) -> None:
         except (LostConnection, Unreachable) as exc:
             reason = str(exc)
         time.sleep(0.1)
-    raise Stopped(f"{lane.name} can't go on safely: {reason}. Run it again when it answers.")
+    told = reason.rstrip(".")
+    raise Stopped(f"{lane.name} can't go on safely: {told}. Run it again when it answers.")
 
 
 def _late_clients(lane: Lane, strict: bool) -> list[str]:

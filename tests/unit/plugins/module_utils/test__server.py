@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ansible_collections.keyslot.redis.plugins.module_utils._errors import (
+    LostConnection,
     ReplyError,
     Unreachable,
 )
@@ -193,6 +194,7 @@ class Answering:
     def __init__(self) -> None:
         self.told = b""
         self.heard: list[str] = []
+        self.hangs_up = False
         self.socket = socket.create_server(("127.0.0.1", 0))
         self.thread = threading.Thread(target=self.serve)
 
@@ -201,7 +203,7 @@ class Answering:
             while True:
                 connection = self.socket.accept()[0]
                 with connection:
-                    while data := connection.recv(65536):
+                    while (data := connection.recv(65536)) and not self.hangs_up:
                         for command in data.split(b"*")[1:]:
                             self.heard.append(command.split()[2].decode())
                             asked = b"NODES" in command
@@ -251,3 +253,13 @@ def test_a_node_that_has_said_who_it_is_is_not_asked_again(
     for _time in range(2):
         assert server.pipeline([("PING",)]) == [b"OK"]
     assert answering.heard.count("CLUSTER") == 1
+
+
+def test_a_lost_connection_is_told_in_a_whole_sentence(
+    answering: Answering, server: Server
+) -> None:
+    answering.told = nodes_of("a" * 40)
+    server.pipeline([("PING",)])
+    answering.hangs_up = True
+    with pytest.raises(LostConnection, match=r"was lost during PING: closed by server\.$"):
+        server.pipeline([("PING",)])

@@ -322,8 +322,8 @@ def check_can_replicate(topology: Topology, node_id: str, primary: str) -> None:
     keys = topology.reports[node_id].key_count
     if keys:
         raise Refused(
-            f"{name} holds {keys} keys. Nothing was changed: if they are not needed, run FLUSHALL "
-            "on it."
+            f"{name} holds {keys} keys. Nothing was changed: bring them to the owners of their "
+            "slots first, with keyslot.redis.redis_cluster_fix."
         )
     followers = topology.replicas_of(node_id)
     if followers:

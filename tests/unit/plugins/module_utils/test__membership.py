@@ -57,7 +57,7 @@ def test_what_a_half_known_newcomer_says_is_no_reason_to_refuse(
     assert [newcomer.id for newcomer in found] == [NEWCOMER]
 
 
-def test_a_member_with_slots_that_is_not_in_order_is_one_though_it_is_named(
+def test_a_member_with_slots_that_is_not_in_order_is_a_reason_to_refuse(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     slots = {"a": "0-8191", "b": "8192-16383"}
